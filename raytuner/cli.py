@@ -1,0 +1,282 @@
+"""The command line. Each command imports what it needs: ``validate`` and ``plan`` answer at once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from raytuner import __version__
+from raytuner.errors import DefinitionError, PlanError, RaytunerError
+
+__all__ = ["main"]
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code (0, 1 failed, 2 definition or usage, 130 interrupted)."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if not hasattr(options, "call"):
+        parser.print_help()
+        return USAGE
+    call: Callable[[argparse.Namespace], int] = options.call
+    try:
+        return call(options)
+    except (DefinitionError, PlanError) as error:
+        _complain(options, error)
+        return USAGE
+    except RaytunerError as error:
+        _complain(options, error)
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _complain(options: argparse.Namespace, error: RaytunerError) -> None:
+    if getattr(options, "json", False):
+        problems = [vars(p) for p in error.problems] if isinstance(error, DefinitionError) else []
+        _print_json({"schema": "raytuner.error/1", "error": str(error), "problems": problems})
+        return
+    lines = [str(problem) for problem in error.problems] if isinstance(error, DefinitionError) else [str(error)]
+    for line in lines:
+        print(line, file=sys.stderr)
+    if len(lines) > 1:
+        print(f"{len(lines)} problems", file=sys.stderr)
+
+
+def _print_json(data: dict[str, Any]) -> None:
+    print(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+# -- a definition ---------------------------------------------------------------------------------------------------
+
+
+def _plan(options: argparse.Namespace) -> Any:
+    from raytuner.definition import load
+    from raytuner.plan import compile
+
+    overrides = list(options.set)
+    if getattr(options, "name", None):
+        overrides.append(f"name={options.name}")
+    return compile(load(options.file, overrides), file=Path(options.file))
+
+
+def _validate(options: argparse.Namespace) -> int:
+    plan = _plan(options)
+    if options.json:
+        _print_json({"schema": "raytuner.validate/1", "valid": True, "name": plan.experiment.name})
+        return 0
+    for warning in plan.warnings:
+        print(f"warning: {warning}")
+    print(f"{options.file}: valid")
+    return 0
+
+
+def _show_plan(options: argparse.Namespace) -> int:
+    plan = _plan(options)
+    if options.json:
+        _print_json(plan.to_dict())
+    else:
+        print("\n".join(plan.describe()))
+    return 0
+
+
+def _schema(options: argparse.Namespace) -> int:
+    from raytuner.definition import schema
+
+    text = json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
+    if options.output:
+        Path(options.output).write_text(text)
+    else:
+        print(text, end="")
+    return 0
+
+
+def _try(options: argparse.Namespace) -> int:
+    from raytuner.launch.foreground import try_defaults
+
+    return 0 if try_defaults(_plan(options), steps=options.steps) else FAILED
+
+
+def _run(options: argparse.Namespace) -> int:
+    from raytuner.launch import drive
+
+    return _outcome(drive(_plan(options)))
+
+
+def _outcome(state: Any) -> int:
+    return {"finished": 0, "interrupted": INTERRUPTED}.get(state.status, FAILED)
+
+
+# -- a folder of results ----------------------------------------------------------------------------------------------
+
+
+def _folder(options: argparse.Namespace) -> Any:
+    """The folder that was named; without one, the newest in ``results/``."""
+    from raytuner.journal import Folder
+
+    if options.dir is not None:
+        return Folder.find(options.dir)
+    found = sorted(Path("results").glob("*/journal"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        return Folder.find("results")
+    return Folder.find(found[-1].parent)
+
+
+def _resume(options: argparse.Namespace) -> int:
+    from raytuner.launch import drive, plan_of
+
+    return _outcome(drive(plan_of(_folder(options)), resuming=True))
+
+
+def _status(options: argparse.Namespace) -> int:
+    from raytuner.analysis import status, status_lines
+
+    folder = _folder(options)
+    if options.json:
+        _print_json(status(folder))
+    else:
+        print("\n".join(status_lines(folder)))
+    return 0
+
+
+def _best(options: argparse.Namespace) -> int:
+    from raytuner.analysis import best, best_lines, export
+
+    folder = _folder(options)
+    if options.export:
+        target = export(folder, Path(options.export))
+        if not options.json:
+            print(f"exported to {target}")
+            return 0
+    if options.json:
+        _print_json(best(folder))
+    else:
+        print("\n".join(best_lines(folder)))
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from raytuner.analysis import write_report
+
+    folder = _folder(options)
+    print(write_report(folder).read_text())
+    print(f"(also in {folder.report})", file=sys.stderr)
+    return 0
+
+
+def _logs(options: argparse.Namespace) -> int:
+    from raytuner.errors import JournalError
+
+    folder = _folder(options)
+    path = folder.trial(options.trial.zfill(6)) / ("stderr.log" if options.stderr else "stdout.log")
+    if not path.exists():
+        raise JournalError(f"{path}: trial {options.trial} has written no such log; `raytuner status` lists the trials")
+    with path.open(errors="replace") as file:
+        text = file.read()
+        while text or options.follow:
+            print(text, end="", flush=True)
+            if not text:
+                time.sleep(0.2)
+            text = file.read()
+    return 0
+
+
+def _stop(options: argparse.Namespace) -> int:
+    from raytuner.launch.control import request_stop
+
+    print(request_stop(_folder(options), options.trial))
+    return 0
+
+
+def _sync(options: argparse.Namespace) -> int:
+    from raytuner.launch import plan_of
+    from raytuner.tracking import sync
+
+    folder = _folder(options)
+    uri = plan_of(folder).tracking_uri
+    if uri is None:
+        print("tracking is off for this experiment")
+        return 0
+    print(f"{sync(folder, uri)} events written to {uri}")
+    return 0
+
+
+def _ui(options: argparse.Namespace) -> int:
+    from raytuner.launch import plan_of
+    from raytuner.tracking import ui_command
+
+    uri = plan_of(_folder(options)).tracking_uri
+    if uri is None:
+        print("tracking is off for this experiment: there is nothing to show", file=sys.stderr)
+        return FAILED
+    print(f"MLflow at http://{options.host}:{options.port} (Ctrl-C ends it)", flush=True)
+    return subprocess.call(ui_command(uri, port=options.port, host=options.host))
+
+
+# -- the words ----------------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="raytuner", description="Hyper-parameter tuning on Ray.")
+    parser.add_argument("--version", action="version", version=f"raytuner {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def add(name: str, call: Callable[[argparse.Namespace], int], text: str, *, json_too: bool = False) -> Any:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(call=call)
+        if json_too:
+            command.add_argument("--json", action="store_true", help="print one JSON object, and nothing else")
+        return command
+
+    def of_file(command: Any) -> Any:
+        command.add_argument("file", help="the experiment's definition (YAML)")
+        command.add_argument(
+            "--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="override a field; may be repeated"
+        )
+        return command
+
+    def of_folder(command: Any) -> Any:
+        command.add_argument("dir", nargs="?", help="the experiment's folder; the newest in results/ by default")
+        return command
+
+    of_file(add("validate", _validate, "Check a definition, with every problem in it.", json_too=True))
+    of_file(add("plan", _show_plan, "Show what a run would do and cost.", json_too=True))
+    command = of_file(add("try", _try, "Train the defaults for a few steps, here, where a debugger works."))
+    command.add_argument("--steps", type=int, default=3, help="how many steps (default 3)")
+    command = of_file(add("run", _run, "Run an experiment."))
+    command.add_argument("--name", help="another name, when the definition's is taken")
+    of_folder(add("resume", _resume, "Go on with an interrupted experiment."))
+    of_folder(add("status", _status, "Show how far an experiment is.", json_too=True))
+    command = add("logs", _logs, "Show what a trial printed.")
+    command.add_argument("dir", help="the experiment's folder")
+    command.add_argument("trial", help="the trial's id, such as 000017 or 17")
+    command.add_argument("--stderr", action="store_true", help="its error output instead")
+    command.add_argument("--follow", action="store_true", help="go on as it grows")
+    command = of_folder(add("stop", _stop, "Stop a running experiment, or one trial of it."))
+    command.add_argument("--trial", metavar="ID", help="this trial only")
+    of_folder(add("report", _report, "Write and show the report."))
+    command = of_folder(add("best", _best, "Show the best trial.", json_too=True))
+    command.add_argument("--export", metavar="PATH", help="write its model to PATH (a .pt file, or a folder)")
+    command = of_folder(add("ui", _ui, "Open the MLflow UI on the experiment's runs."))
+    command.add_argument("--port", type=int, default=5000)
+    command.add_argument("--host", default="127.0.0.1")
+    of_folder(add("sync", _sync, "Write to MLflow what it has not got yet."))
+    command = add("schema", _schema, "Print the definition's JSON Schema, for editors.")
+    command.add_argument("--output", metavar="FILE", help="write it to a file")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

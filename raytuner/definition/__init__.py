@@ -1,0 +1,29 @@
+"""What a person writes: the experiment, its sections, loading, and the JSON Schema."""
+
+from raytuner.definition.code import CodeInfo, find_code, import_root
+from raytuner.definition.experiment import Experiment
+from raytuner.definition.loading import find_experiment_code, load, to_plain, to_yaml
+from raytuner.definition.quantities import format_duration, format_size, parse_duration, parse_size
+from raytuner.definition.schema import schema
+from raytuner.definition.sections import Budget, Checkpoints, Objective, Resources, Tracking
+
+__all__ = [
+    "Budget",
+    "Checkpoints",
+    "CodeInfo",
+    "Experiment",
+    "Objective",
+    "Resources",
+    "Tracking",
+    "find_code",
+    "find_experiment_code",
+    "format_duration",
+    "format_size",
+    "import_root",
+    "load",
+    "parse_duration",
+    "parse_size",
+    "schema",
+    "to_plain",
+    "to_yaml",
+]

@@ -1,0 +1,195 @@
+"""The two bridges to Ray Tune: the only SearchAlgorithm and the only TrialScheduler that it sees. Both are thin."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from ray.tune import CheckpointConfig
+from ray.tune.execution.placement_groups import PlacementGroupFactory
+from ray.tune.experiment import Trial
+from ray.tune.progress_reporter import TrialProgressCallback
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search.search_algorithm import SearchAlgorithm
+
+from raytuner.engine.batch import Batch
+from raytuner.engine.conductor import Conductor
+from raytuner.engine.slot import BATCH, Slot
+from raytuner.training.trial import TrialSpec
+
+__all__ = ["SchedulerBridge", "SearchBridge", "Silence", "SlotTrial"]
+
+HOLD_SECONDS = 15.0
+"""How long a slot that is free waits for the others to come up, so as not to be handed the trial that starts them."""
+
+
+class SlotTrial(Trial):  # type: ignore[misc]  # Ray has no types
+    """One attempt of ours as Ray Tune's trial, without what Ray Tune would do for the sake of its own records."""
+
+    def __init__(self, spec: TrialSpec, *, job: str, storage: Any, resources: PlacementGroupFactory) -> None:
+        self.attempt = spec.attempt
+        self.name = spec.trial
+        super().__init__(
+            Slot.__name__,
+            trial_id=f"{spec.trial}-{spec.attempt}",
+            config={"job": job, "attempt": json.dumps(asdict(spec))},
+            storage=storage,
+            placement_group_factory=resources,
+            checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
+            stub=True,  # no look-up of the trainable in the cluster's registry, a millisecond each
+        )
+        self.storage.trial_dir_name = "slot"  # one folder for all: nothing of ours is in it
+
+    def get_trainable_cls(self) -> type[Slot]:
+        return Slot
+
+    def init_local_path(self) -> None:
+        """No folder of Ray Tune's own a trial."""
+
+    def get_json_state(self) -> tuple[str, str]:
+        return "{}", "{}"  # Ray Tune's snapshot is never read: the journal is the record
+
+    def update_last_result(self, result: dict[str, Any]) -> None:
+        """Keep nothing of a result."""
+
+    def forget(self) -> None:
+        """Free what a trial that has ended need not hold: Ray Tune keeps every trial for ever."""
+        nothing: dict[str, Any] = {}
+        self.config = self._Trial__unresolved_config = nothing
+        self.evaluated_params = nothing
+
+
+class SearchBridge(SearchAlgorithm):  # type: ignore[misc]
+    """Hands Ray Tune the next attempt whenever a slot is free."""
+
+    def __init__(
+        self, conductor: Conductor, scheduler: SchedulerBridge, *, job: str, resources: PlacementGroupFactory
+    ) -> None:
+        self._conductor = conductor
+        self._scheduler = scheduler
+        self._job = job
+        self._resources = resources
+        self._experiment: Any = None
+
+    def __reduce__(self) -> Any:
+        return object, ()  # the Tuner pickles itself for a restore, which is never made: the journal is the record
+
+    def add_configurations(self, experiments: Any) -> None:
+        self._experiment = experiments[0]
+
+    @property
+    def total_samples(self) -> int:
+        return self._conductor.plan.trials or 2**31
+
+    def next_trial(self) -> SlotTrial | None:
+        if self._conductor.running + self._scheduler.held >= self._conductor.slots:
+            return None
+        spec = self._conductor.next()
+        if spec is None:
+            return None
+        storage = self._experiment.storage
+        return SlotTrial(spec, job=self._job, storage=storage, resources=self._resources)
+
+    def is_finished(self) -> bool:
+        conductor = self._conductor
+        return conductor.finished or not conductor.has_more
+
+    def set_finished(self) -> None:
+        self._conductor.stop("Ray Tune was told to stop", "interrupted")
+
+    def on_trial_result(self, trial_id: str, result: Any) -> None:
+        """The scheduler's bridge takes the results, in whose hands the decision is."""
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """As above."""
+
+    def save_to_dir(self, dirpath: str, session_str: str) -> None:
+        """Nothing: the journal is the record."""
+
+    def has_checkpoint(self, dirpath: str) -> bool:
+        return False
+
+    def get_state(self) -> dict[str, Any]:
+        return {}
+
+
+class Silence(TrialProgressCallback):  # type: ignore[misc]
+    """Takes the place of Ray Tune's own progress lines: ours come from the journal."""
+
+    def on_trial_result(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    on_trial_error = on_trial_complete = on_trial_result
+
+
+class SchedulerBridge(TrialScheduler):  # type: ignore[misc]
+    """Passes each batch to the conductor, and its decision back; ``on_tick`` is called several times a second."""
+
+    def __init__(self, conductor: Conductor, on_tick: Callable[[], None]) -> None:
+        super().__init__()
+        self._conductor = conductor
+        self._on_tick = on_tick
+        self._starting: dict[str, float] = {}
+        self._seen: set[str] = set()
+        self._held: list[SlotTrial] = []
+
+    @property
+    def held(self) -> int:
+        """Slots that are free, but wait."""
+        return len(self._held)
+
+    def __reduce__(self) -> Any:
+        return object, ()
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        return True
+
+    def on_trial_add(self, controller: Any, trial: SlotTrial) -> None:
+        self._starting[trial.trial_id] = time.monotonic()
+
+    def on_trial_result(self, controller: Any, trial: SlotTrial, result: dict[str, Any]) -> str:
+        self._starting.pop(trial.trial_id, None)
+        self._seen.add(result["slot"])
+        batch = Batch.loads(result[BATCH])
+        gpus = [gpu for gpu in result["gpus"].split(",") if gpu]
+        if not self._conductor.take(batch, node=result["node"], gpus=gpus):
+            return str(TrialScheduler.CONTINUE)
+        if self._others_come_up():
+            # Ray Tune hands a free actor to a trial whose own is still coming up, and drops that: where
+            # trials are shorter than an actor's start, it would never have more than one. So the free one waits.
+            self._held.append(trial)
+            return str(TrialScheduler.NOOP)
+        trial.forget()
+        return str(TrialScheduler.STOP)
+
+    def _others_come_up(self) -> bool:
+        if len(self._seen) >= self._conductor.slots:
+            return False
+        now = time.monotonic()
+        return any(now - since < HOLD_SECONDS for since in self._starting.values())
+
+    def choose_trial_to_run(self, controller: Any) -> None:
+        """Called in every round of Ray Tune's loop. Which trial starts is left to Ray Tune: first come, first served."""
+        self._on_tick()
+        if self._held and not self._others_come_up():
+            for trial in self._held:
+                controller.stop_trial(trial)
+                trial.forget()
+            self._held.clear()
+
+    def on_trial_error(self, controller: Any, trial: SlotTrial) -> None:
+        self._starting.pop(trial.trial_id, None)
+        self._conductor.lost(trial.name, "its slot was lost (the actor died or could not start)")
+
+    def on_trial_complete(self, controller: Any, trial: SlotTrial, result: Any) -> None:
+        """Nothing: the conductor knows."""
+
+    def on_trial_remove(self, controller: Any, trial: SlotTrial) -> None:
+        self._starting.pop(trial.trial_id, None)
+        self._conductor.lost(trial.name, "its slot was taken away")
+
+    def debug_string(self) -> str:
+        return "raytuner"

@@ -1,0 +1,375 @@
+"""What the bridges to Ray Tune stand on: which trial runs next, what becomes of it, and what is recorded. No Ray here.
+
+Every fact goes to the journal first; the state that decisions are made on is the journal, folded.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from raytuner.engine.batch import Batch
+from raytuner.errors import CheckpointError
+from raytuner.journal import (
+    CheckpointRemoved,
+    CheckpointWritten,
+    Decided,
+    Event,
+    ExperimentState,
+    Folder,
+    JournalWriter,
+    Logged,
+    Reported,
+    TrialAsked,
+    TrialEnded,
+    TrialStarted,
+    TrialState,
+)
+from raytuner.plan import Plan
+from raytuner.search import Observation, Search, Status
+from raytuner.training.checkpoint import read_manifest, remove_checkpoint
+from raytuner.training.trial import TrialSpec
+
+__all__ = ["Conductor"]
+
+LOST_ATTEMPTS = 3
+"""How often a trial is started again after its slot was lost, in one driver's time."""
+
+
+class Conductor:
+    """Runs the search and the scheduler of one driver's time, and keeps the record."""
+
+    def __init__(self, plan: Plan, folder: Folder, journal: JournalWriter, state: ExperimentState) -> None:
+        self.plan = plan
+        self.experiment = plan.experiment
+        self.folder = folder
+        self.state = state
+        self.search: Search = plan.build_search()
+        self.scheduler = plan.build_scheduler()
+        self.stopping: str | None = None
+        """Why no trial is started any more, once something has ended the experiment."""
+        self.stop_status = "finished"
+        self.exhausted = False
+        self.slots = 1
+        self.warnings: list[str] = []
+        self.fatal: str | None = None
+        """Why going on makes no sense, such as a training module that cannot be imported."""
+        self._journal = journal
+        self._sign = -1.0 if self.experiment.objective.mode == "max" else 1.0
+        self._running: dict[str, int] = {}
+        self._queue: deque[str] = deque()
+        self._interrupted: set[str] = set()
+        self._lost: dict[str, int] = {}
+        self._told = 0
+        self._decides = self._deciding_steps()
+        self._clock = time.monotonic()
+        self._disk_warned = False
+
+    # -- starting, and starting again ---------------------------------------------------------------------------
+
+    def replay(self, events: Iterable[Event]) -> None:
+        """Take earlier drivers' events into state, search and scheduler, as if this driver had seen them."""
+        for event in events:
+            self.state.apply(event)
+            match event:
+                case TrialAsked():
+                    self.search.asked(event.trial, event.config)
+                case TrialStarted():
+                    self._interrupted.discard(event.trial)
+                case Decided(action="resume"):
+                    self.scheduler.next_to_resume()
+                case Decided() if event.value is not None:
+                    self.scheduler.on_report(event.trial, event.step, self._sign * event.value)
+                    if event.action == "continue":
+                        self._tell(self.state.trials[event.trial], "running")
+                case TrialEnded():
+                    self._learn_end(self.state.trials[event.trial])
+                    if event.reason.startswith(INTERRUPTED):
+                        self._interrupted.add(event.trial)
+                case _:
+                    pass
+
+    def take_over(self) -> None:
+        """Queue what the driver before left unfinished. Call it once this driver's start is on record."""
+        for trial in self.state.trials.values():
+            if trial.status in ("running", "pending") or trial.id in self._interrupted:
+                self._recover_reports(trial)
+                trial.attempt += 1  # one that was handed out as its driver died may be at work without a record
+                self._queue.append(trial.id)
+
+    def _recover_reports(self, trial: TrialState) -> None:
+        """A checkpoint can outrun the journal by a batch: write down what it knows and the journal does not."""
+        folder = self.folder.trial(trial.id) / "checkpoints"
+        for path in sorted(folder.glob("[0-9]*-[0-9]*")):
+            try:
+                manifest = read_manifest(path)
+            except CheckpointError as error:
+                self.warnings.append(str(error))
+                continue
+            if str(path) not in trial.checkpoints:
+                size = sum(entry["bytes"] for entry in manifest["files"].values())
+                self.record(
+                    CheckpointWritten(
+                        trial=trial.id,
+                        attempt=manifest["attempt"],
+                        step=manifest["step"],
+                        path=str(path),
+                        bytes=size,
+                        reason="found",
+                    )
+                )
+            for report in manifest["reports"]:
+                if report["step"] > trial.step:
+                    self.record(Reported(trial=trial.id, attempt=manifest["attempt"], **report))
+
+    def _deciding_steps(self) -> tuple[int, ...] | None:
+        steps = self.scheduler.decision_steps()
+        most = self.experiment.objective.max_steps
+        if most is not None and len(steps) >= most - 1 > 1000:
+            return None  # every step: said shorter
+        return tuple(steps)
+
+    # -- what runs next -------------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    def next(self) -> TrialSpec | None:
+        """The next attempt to start, or None while there is none (or no slot for it)."""
+        if self.stopping is not None or len(self._running) >= self.slots:
+            return None
+        if self._queue:
+            return self._attempt(self.state.trials[self._queue.popleft()])
+        resumed = self.scheduler.next_to_resume()
+        if resumed is not None:
+            trial = self.state.trials[resumed]
+            self.record(
+                Decided(trial=resumed, step=trial.step, action="resume", reason="among the best of its rung by now")
+            )
+            return self._attempt(trial)
+        return self._ask()
+
+    def _ask(self) -> TrialSpec | None:
+        limit = self.plan.trials
+        number = len(self.state.trials)
+        if limit is not None and number >= limit:
+            return None
+        trial_id = f"{number + 1:06d}"
+        config = self.search.ask(trial_id)
+        if config is None:
+            self.exhausted = not self._running
+            return None
+        first = bool(self.experiment.defaults) and number == 0
+        self.record(
+            TrialAsked(trial=trial_id, config=config, source="defaults" if first else "search", known=self._told)
+        )
+        return self._attempt(self.state.trials[trial_id])
+
+    def _attempt(self, trial: TrialState) -> TrialSpec:
+        experiment = self.experiment
+        attempt = trial.attempt + 1
+        self._running[trial.id] = attempt
+        objective, policy = experiment.objective, experiment.checkpoints
+        newest = sorted(trial.checkpoints.values(), key=lambda c: (c.step, c.attempt), reverse=True)
+        return TrialSpec(
+            trial=trial.id,
+            attempt=attempt,
+            config=trial.config,
+            seed=self.plan.trial_seed(trial.id),
+            dir=str(self.folder.trial(trial.id)),
+            metric=objective.metric,
+            mode=objective.mode,
+            select=objective.select,
+            max_steps=objective.max_steps,
+            decides=self._decides,
+            pauses=self.scheduler.pauses,
+            checkpoints=tuple(c.path for c in newest),
+            deadline=self._deadline(),
+            policy={
+                "best": policy.best,
+                "every_steps": policy.every_steps,
+                "every_time": policy.every_time,
+                "keep": policy.keep,
+            },
+            cpus=experiment.resources.cpu,
+            best=(trial.value, trial.value_step) if trial.value is not None else None,
+        )
+
+    def spec_for_test(self, trial: TrialState, checkpoint: str) -> TrialSpec:
+        """The spec under which the test function sees a checkpoint of a trial."""
+        spec = self._attempt(trial)
+        del self._running[trial.id]
+        folder = self.folder.trial(trial.id) / "test"
+        return replace(spec, checkpoints=(checkpoint,), dir=str(folder), decides=(), deadline=None)
+
+    def _deadline(self) -> float | None:
+        limit = self.experiment.budget.time
+        return None if limit is None else time.time() + limit - self.time_used
+
+    @property
+    def time_used(self) -> float:
+        """Seconds in which drivers were at work on the experiment, this one included."""
+        return self.state.elapsed + time.monotonic() - self._clock
+
+    @property
+    def finished(self) -> bool:
+        """Nothing runs and nothing will."""
+        return not self._running and (self.stopping is not None or not self.has_more)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether ``next`` may yet give an attempt, now or after what runs has reported."""
+        if self.stopping is not None:
+            return False
+        if self._queue or (self.scheduler.pauses and self._running):
+            return True
+        limit = self.plan.trials
+        return not self.exhausted and (limit is None or len(self.state.trials) < limit)
+
+    # -- what becomes of it -----------------------------------------------------------------------------------------
+
+    def take(self, batch: Batch, node: str = "", gpus: list[str] | None = None) -> bool:
+        """Record a batch and decide; True when the attempt has ended (its slot is free)."""
+        if self._running.get(batch.trial) != batch.attempt:
+            return True  # an attempt that was given up: whatever it still says does not count
+        trial = self.state.trials[batch.trial]
+        for message in batch.messages:
+            self._message(batch, message, node, gpus or [])
+        if batch.end is not None:
+            self._ended(trial, batch.attempt, **batch.end)
+            return True
+        if batch.decide is not None:
+            return self._decide(trial, batch.attempt, batch.decide)
+        return False
+
+    def _message(self, batch: Batch, message: dict[str, Any], node: str, gpus: list[str]) -> None:
+        ids: dict[str, Any] = {"trial": batch.trial, "attempt": batch.attempt}
+        match message.pop("m"):
+            case "report":
+                self.record(Reported(**ids, **message))
+            case "started":
+                self.record(TrialStarted(**ids, **message, node=node, gpus=gpus))
+            case "checkpoint":
+                self.record(CheckpointWritten(**ids, **message))
+                self._keep_within_disk()
+            case "removed":
+                self.record(CheckpointRemoved(trial=batch.trial, path=message["path"]))
+            case "logged":
+                self.record(Logged(**ids, **message))
+            case "warning":
+                self.warnings.append(message["text"])
+            case other:
+                raise AssertionError(f"a slot sent a message of the unknown kind {other!r}")
+
+    def _decide(self, trial: TrialState, attempt: int, step: int) -> bool:
+        value = trial.value
+        assert value is not None, "a report with a finite objective comes before every question"
+        decision = self.scheduler.on_report(trial.id, step, self._sign * value)
+        self.record(Decided(trial=trial.id, step=step, action=decision.action, reason=decision.reason, value=value))
+        if decision.action == "continue":
+            self._tell(trial, "running")
+            return False
+        status = "paused" if decision.action == "pause" else "stopped"
+        self._ended(trial, attempt, status=status, reason=decision.reason, step=step, error=None)
+        return True
+
+    def _ended(
+        self,
+        trial: TrialState,
+        attempt: int,
+        *,
+        status: str,
+        reason: str,
+        step: int,
+        error: dict[str, Any] | None,
+    ) -> None:
+        del self._running[trial.id]
+        if error is not None and error["kind"] == "lost":
+            self._given_up(trial, attempt, error["message"])
+            return
+        if status == "stopped" and self.stopping is not None and self.stop_status == "interrupted":
+            reason = f"{INTERRUPTED}: {reason}"
+        event = TrialEnded(trial=trial.id, attempt=attempt, status=status, step=step, reason=reason, error=error)
+        self.record(event)
+        self._learn_end(trial)
+        if error is not None and error["kind"] == "import":
+            self.fatal = reason
+            self.stop(reason, "failed")
+
+    def lost(self, trial_id: str, message: str) -> None:
+        """The slot of a running attempt died, or never came up."""
+        attempt = self._running.pop(trial_id, None)
+        if attempt is not None:
+            self._given_up(self.state.trials[trial_id], attempt, message)
+
+    def _given_up(self, trial: TrialState, attempt: int, message: str) -> None:
+        self._lost[trial.id] = self._lost.get(trial.id, 0) + 1
+        trial.attempt = max(trial.attempt, attempt)
+        if self._lost[trial.id] < LOST_ATTEMPTS and self.stopping is None:
+            self.warnings.append(f"trial {trial.id}: {message}; it starts again")
+            self._queue.append(trial.id)
+            return
+        error = {"kind": "lost", "message": message, "traceback": ""}
+        self.record(
+            TrialEnded(trial=trial.id, attempt=attempt, status="failed", step=trial.step, reason=message, error=error)
+        )
+        self._learn_end(trial)
+
+    def _learn_end(self, trial: TrialState) -> None:
+        status: Status = trial.status  # type: ignore[assignment]
+        if status != "paused":
+            self.scheduler.on_end(trial.id, status)
+        self._tell(trial, status)
+
+    def _tell(self, trial: TrialState, status: Status) -> None:
+        value = None if status == "failed" or trial.value is None else self._sign * trial.value
+        self._told += 1
+        self.search.tell(Observation(trial.id, trial.config, step=max(trial.step, 1), value=value, status=status))
+
+    def stop(self, reason: str, status: str = "finished") -> None:
+        """Start nothing any more. What runs is asked to end by whoever holds the line to the slots."""
+        if self.stopping is None or status != "finished":
+            self.stopping, self.stop_status = reason, status
+
+    def time_is_up(self) -> bool:
+        limit = self.experiment.budget.time
+        return limit is not None and self.time_used >= limit
+
+    # -- the record -------------------------------------------------------------------------------------------------
+
+    def record(self, event: Event) -> None:
+        """Append the event to the journal, and take it into the state."""
+        self.state.apply(self._journal.append(event))
+
+    def _keep_within_disk(self) -> None:
+        """Delete checkpoints of trials that have ended, worst first, while the experiment's are over their budget."""
+        budget = self.experiment.checkpoints.disk
+        if budget is None:
+            return
+        total = sum(c.bytes for t in self.state.trials.values() for c in t.checkpoints.values())
+        if total <= budget:
+            return
+        best = self.state.best
+        ended = [t for t in self.state.trials.values() if t.ended and t is not best and t.checkpoints]
+        ended.sort(key=lambda t: float("inf") if t.value is None else self._sign * t.value, reverse=True)
+        for trial in ended:
+            for checkpoint in list(trial.checkpoints.values()):
+                remove_checkpoint(Path(checkpoint.path))
+                self.record(CheckpointRemoved(trial=trial.id, path=checkpoint.path))
+                total -= checkpoint.bytes
+            if total <= budget:
+                return
+        if not self._disk_warned:
+            self._disk_warned = True
+            self.warnings.append(
+                f"the checkpoints of running trials and of the best one need {total / 1e6:.0f} MB, more than "
+                f"checkpoints.disk={budget / 1e6:.0f} MB; raise it, or set checkpoints.keep to 0"
+            )
+
+
+INTERRUPTED = "interrupted"

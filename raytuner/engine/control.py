@@ -1,0 +1,114 @@
+"""A line from the driver to every slot, beside Ray: Ray Tune cannot reach an actor that is busy training.
+
+Over it the driver asks for the end of trials; its own end is seen as the end of the line.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Client, Connection, Listener
+from typing import Any
+
+__all__ = ["ControlAddress", "ControlLine", "ControlServer"]
+
+
+@dataclass(frozen=True)
+class ControlAddress:
+    """Where the driver listens, and the secret that opens the line; plain data."""
+
+    host: str
+    port: int
+    secret: str
+
+
+class ControlServer:
+    """The driver's end."""
+
+    def __init__(self, host: str) -> None:
+        secret = secrets.token_hex(16)
+        self._listener = Listener((host, 0), authkey=secret.encode())
+        address = self._listener.address
+        assert isinstance(address, tuple)
+        self.address = ControlAddress(host, int(address[1]), secret)
+        self._lines: list[Connection[Any, Any]] = []
+        self._standing: dict[str, str] = {}
+        self._everything: str | None = None
+        self._lock = threading.Lock()
+        threading.Thread(target=self._accept, name="control", daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                line = self._listener.accept()
+            except OSError:
+                return
+            except Exception:  # noqa: S112 - a caller without the secret is no caller
+                continue
+            with self._lock:
+                self._lines.append(line)
+                if self._everything is not None:
+                    self._tell(line, None, self._everything)
+                for trial, reason in self._standing.items():
+                    self._tell(line, trial, reason)
+
+    def stop(self, trial: str | None, reason: str) -> None:
+        """Ask for the end of a trial, or (with None) of every trial, now and from now on."""
+        with self._lock:
+            if trial is None:
+                self._everything = reason
+            else:
+                self._standing[trial] = reason
+            for line in list(self._lines):
+                self._tell(line, trial, reason)
+
+    def _tell(self, line: Connection[Any, Any], trial: str | None, reason: str) -> None:
+        try:
+            line.send_bytes(json.dumps({"stop": trial, "reason": reason}).encode())
+        except OSError:  # the slot is gone; Ray tells the bridge
+            self._lines.remove(line)
+
+    def close(self) -> None:
+        self._listener.close()
+        with self._lock:
+            for line in self._lines:
+                line.close()
+            self._lines.clear()
+
+
+class ControlLine:
+    """A slot's end: remembers what was asked, and calls back."""
+
+    def __init__(
+        self, address: ControlAddress, on_stop: Callable[[str | None, str], None], on_lost: Callable[[], None]
+    ) -> None:
+        self._connection = Client((address.host, address.port), authkey=address.secret.encode())
+        self._on_stop = on_stop
+        self._on_lost = on_lost
+        self._asked: dict[str | None, str] = {}
+        self._closed = False
+        threading.Thread(target=self._listen, name="control", daemon=True).start()
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                message = json.loads(self._connection.recv_bytes())
+            except (EOFError, OSError):
+                if not self._closed:
+                    self._on_lost()
+                return
+            self._asked[message["stop"]] = message["reason"]
+            self._on_stop(message["stop"], message["reason"])
+
+    def asked(self, trials: Sequence[str | None]) -> str | None:
+        """Why one of these is to end, if it was asked for already."""
+        return next((self._asked[t] for t in trials if t in self._asked), None)
+
+    def close(self) -> None:
+        self._closed = True
+        with suppress(OSError):
+            self._connection.close()

@@ -1,0 +1,316 @@
+"""The node's warm process server: it has imported the user's code, and forks one process an attempt.
+
+One server serves all slots of an experiment on a node. It listens on a Unix socket before it imports anything, so
+that slots can queue up while it warms. A slot holds one connection as long as it lives (its end kills the slot's
+trials), and opens another for each attempt, which the forked process inherits and talks over. The server ends with
+the processes that it watches (raylet, driver), or when no slot was connected for a while.
+
+A process that has initialised CUDA must not be forked: if the user's import did, a fresh interpreter is started for
+each attempt instead, and the server says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import select
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from raytuner.training.channel import receive_lines
+from raytuner.training.child import child_main
+from raytuner.training.entry import load_module, resolve
+
+__all__ = ["Server", "main"]
+
+PR_SET_NAME = 15
+
+
+@dataclass
+class _Child:
+    key: str
+    pid: int
+    pidfd: int
+    slot: _Slot
+
+
+@dataclass(eq=False)
+class _Slot:
+    """A slot's lasting connection."""
+
+    sock: socket.socket
+    buffer: bytearray = field(default_factory=bytearray)
+    children: dict[str, _Child] = field(default_factory=dict)
+
+    def send(self, message: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):
+            self.sock.sendall(json.dumps(message).encode() + b"\n")
+
+
+class Server:
+    """``spec``: socket, root, train, test, adapter, sys_path, watch (pids), linger (seconds)."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self._spec = spec
+        self._selector = selectors.DefaultSelector()
+        self._slots: dict[str, _Slot] = {}
+        self._prepared: Any = None
+        self._failed: BaseException | None = None
+        self._fork = True
+        self._idle_since = time.monotonic()
+        self._watched_pids = set(spec["watch"])
+        self._watched = [os.pidfd_open(pid) for pid in spec["watch"]]
+        path = Path(spec["socket"])
+        path.unlink(missing_ok=True)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(path))
+        path.chmod(0o600)
+        self._listener.listen(128)
+
+    # -- warming ------------------------------------------------------------------------------------------------
+
+    def warm(self) -> None:
+        """Import the user's module, run its ``prepare()``, and touch what a first training step would touch."""
+        stop = threading.Event()
+        watcher = threading.Thread(target=self._watch_while_warming, args=(stop,), daemon=True)
+        watcher.start()
+        try:
+            module = load_module(self._spec["train"], self._spec["root"])
+            if "torch" in sys.modules:
+                sys.modules["torch"].set_num_threads(1)  # a thread pool does not survive a fork
+            prepare = getattr(module, "prepare", None)
+            if callable(prepare):
+                self._prepared = prepare()
+            _warm_torch()
+            if self._spec.get("test"):
+                load_module(self._spec["test"], self._spec["root"])
+            torch = sys.modules.get("torch")
+            if torch is not None and torch.cuda.is_initialized():
+                self._fork = False
+                _say(
+                    "importing the training module initialised CUDA, which a fork must not inherit: "
+                    "every trial starts a fresh interpreter instead, and imports everything again"
+                )
+        except BaseException as error:
+            traceback.print_exc()
+            self._failed = error
+        finally:
+            stop.set()
+            watcher.join()  # no second thread may exist when forking
+        gc.collect()
+        gc.freeze()  # what is here lives on; the children's collector must not touch (and so copy) its pages
+
+    def _watch_while_warming(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            if select.select(self._watched, [], [], 0.1)[0]:
+                os._exit(0)
+
+    # -- serving ------------------------------------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Serve until a watched process ends, or nobody is connected for ``linger`` seconds."""
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        for fd in self._watched:
+            self._selector.register(fd, selectors.EVENT_READ, self._stop)
+        try:
+            while True:
+                for key, _ in self._selector.select(timeout=0.5):
+                    key.data()
+                if self._slots:
+                    self._idle_since = time.monotonic()
+                elif time.monotonic() - self._idle_since > self._spec["linger"]:
+                    return
+        except SystemExit:
+            return
+        finally:
+            for slot in list(self._slots.values()):
+                for child in slot.children.values():
+                    _kill(child.pid)
+            Path(self._spec["socket"]).unlink(missing_ok=True)
+
+    def _watch(self, pid: int) -> None:
+        if pid not in self._watched_pids:
+            self._watched_pids.add(pid)
+            self._watched.append(os.pidfd_open(pid))
+            self._selector.register(self._watched[-1], selectors.EVENT_READ, self._stop)
+
+    def _stop(self) -> None:
+        raise SystemExit
+
+    def _accept(self) -> None:
+        sock, _ = self._listener.accept()
+        # The greeting is one line, written with the connection; a peer that stalls here is not one of ours.
+        sock.settimeout(5.0)
+        data = bytearray()
+        try:
+            while not data.endswith(b"\n"):
+                part = sock.recv(65536)
+                if not part:
+                    raise OSError("closed")
+                data += part
+        except OSError:
+            sock.close()
+            return
+        sock.settimeout(None)
+        hello = json.loads(data)
+        if hello["hello"] == "slot":
+            slot = _Slot(sock)
+            self._watch(hello["raylet"])
+            self._slots[hello["slot"]] = slot
+            self._selector.register(sock, selectors.EVENT_READ, lambda: self._slot_readable(hello["slot"], slot))
+        else:
+            self._start(hello, sock)
+
+    def _slot_readable(self, name: str, slot: _Slot) -> None:
+        messages = receive_lines(slot.sock, slot.buffer)
+        if messages is None:
+            self._selector.unregister(slot.sock)
+            slot.sock.close()
+            del self._slots[name]
+            for child in slot.children.values():
+                _kill(child.pid)
+            return
+        for message in messages:
+            doomed = slot.children.get(message["kill"])
+            if doomed is not None:
+                _kill(doomed.pid)
+
+    def _start(self, hello: dict[str, Any], sock: socket.socket) -> None:
+        slot = self._slots.get(hello["slot"])
+        if slot is None:
+            sock.close()
+            return
+        pid = self._fork_child(hello, sock) if self._fork else self._spawn_child(hello, sock)
+        sock.close()
+        with contextlib.suppress(OSError):
+            os.setpgid(pid, pid)  # the child does it too; whoever is first
+        child = _Child(hello["key"], pid, os.pidfd_open(pid), slot)
+        slot.children[child.key] = child
+        self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._reap(child))
+        slot.send({"m": "pid", "key": child.key, "pid": pid})
+
+    def _fork_child(self, hello: dict[str, Any], sock: socket.socket) -> int:
+        parent = os.getpid()
+        pid = os.fork()
+        if pid:
+            return pid
+        child_main(sock, parent, hello, self._target(hello), self._prepared, close=self._open_fds())
+        os._exit(1)
+
+    def _open_fds(self) -> list[int]:
+        fds = [self._listener.fileno(), self._poll_fd(), *self._watched]
+        for slot in self._slots.values():
+            fds += [slot.sock.fileno(), *(child.pidfd for child in slot.children.values())]
+        return fds
+
+    def _poll_fd(self) -> int:
+        assert isinstance(self._selector, selectors.EpollSelector)
+        return self._selector.fileno()
+
+    def _target(self, hello: dict[str, Any]) -> Callable[[], Callable[..., Any]]:
+        failed = self._failed
+        reference = self._spec["test"] if hello.get("test") else self._spec["train"]
+
+        def target() -> Callable[..., Any]:
+            if failed is not None:
+                raise failed
+            function = resolve(reference, self._spec["root"])
+            adapter = None if hello.get("test") else self._spec.get("adapter")
+            return resolve(adapter, "/")(function) if adapter else function
+
+        return target
+
+    def _spawn_child(self, hello: dict[str, Any], sock: socket.socket) -> int:
+        request = json.dumps({"hello": hello, "spec": self._spec, "fd": sock.fileno()})
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from raytuner.engine.forkserver import spawned; spawned()", request],
+            pass_fds=[sock.fileno()],
+        )
+        process.returncode = 0  # reaped by _reap, not by Popen
+        return process.pid
+
+    def _reap(self, child: _Child) -> None:
+        self._selector.unregister(child.pidfd)
+        os.close(child.pidfd)
+        _kill(child.pid)  # what the trial started and left behind; before the wait, while the number is still its own
+        _, status, usage = os.wait4(child.pid, 0)
+        child.slot.children.pop(child.key, None)
+        code = os.waitstatus_to_exitcode(status)
+        child.slot.send({"m": "exit", "key": child.key, "code": code, "max_rss": usage.ru_maxrss * 1024})
+
+
+def _kill(pid: int) -> None:
+    """Kill the process group of a child that was not waited for yet."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _say(text: str) -> None:
+    print(f"raytuner: {text}", file=sys.stderr, flush=True)  # noqa: T201 - the server's own log
+
+
+def _warm_torch() -> None:
+    """Import what a first step would (torch's optimizers import a compiler late), and fault its code pages in."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    for kind in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
+        optimizer = kind(model.parameters(), lr=0.0)
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+    with torch.no_grad():
+        torch.nn.functional.cross_entropy(model(torch.zeros(4, 8)), torch.zeros(4, dtype=torch.long))
+    if not torch.cuda.is_available():
+        # With devices about, a backward pass starts a thread for each, and those do not survive a fork.
+        torch.nn.functional.cross_entropy(model(torch.zeros(4, 8)), torch.zeros(4, dtype=torch.long)).backward()
+
+
+def _set_up(spec: dict[str, Any]) -> None:
+    sys.path[:0] = [p for p in spec["sys_path"] if p not in sys.path[: len(spec["sys_path"])]]
+    ctypes.CDLL(None).prctl(PR_SET_NAME, b"raytuner-server", 0, 0, 0)
+
+
+def spawned() -> None:
+    """The entry of a fresh interpreter that runs one attempt (where forking is not possible)."""
+    request = json.loads(sys.argv[1])
+    spec = request["spec"]
+    _set_up(spec)
+    server = Server.__new__(Server)
+    server._spec, server._failed, server._prepared = spec, None, None
+    try:
+        prepare = getattr(load_module(spec["train"], spec["root"]), "prepare", None)
+        server._prepared = prepare() if callable(prepare) else None
+    except BaseException as error:
+        server._failed = error
+    sock = socket.socket(fileno=request["fd"])
+    hello = request["hello"]
+    child_main(sock, os.getppid(), hello, server._target(hello), server._prepared)
+
+
+def main() -> None:
+    """``python -m raytuner.engine.forkserver SPEC`` with the spec as JSON."""
+    spec = json.loads(sys.argv[1])
+    _set_up(spec)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides what Ctrl-C means
+    server = Server(spec)
+    server.warm()
+    server.serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""Where the trials of a slot run: each in a process of its own."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from collections import deque
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+from raytuner.engine.batch import Batch
+from raytuner.engine.serverclient import Process, ServerClient, ServerSpec
+from raytuner.errors import TrialError
+from raytuner.training.trial import TrialSpec
+
+__all__ = ["BATCH_SECONDS", "Host", "ProcessHost", "StopRequest"]
+
+BATCH_SECONDS = 1.0
+"""A batch is sent at least this often while a trial reports."""
+STOP_SECONDS = 0.7
+"""How long a trial that was asked to stop may take to reach the end of its step and write a checkpoint."""
+LOG_LINES = 15
+
+
+class StopRequest:
+    """A request to end the trial that a slot runs, set from another thread."""
+
+    def __init__(self) -> None:
+        self._reasons: deque[str] = deque()
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+
+    def set(self, reason: str) -> None:
+        self._reasons.append(reason)
+        self._writer.send(b"x")
+
+    def take(self) -> str | None:
+        """The reason of a request that has come in since, or None."""
+        with suppress(BlockingIOError):
+            self._reader.recv(1024)
+        reason = None
+        while self._reasons:
+            reason = self._reasons.popleft()
+        return reason
+
+    def fileno(self) -> int:
+        return self._reader.fileno()
+
+
+class Host(Protocol):
+    """Runs attempts, one at a time."""
+
+    def begin(self, spec: TrialSpec) -> None:
+        """Start an attempt; one that still runs is ended first."""
+
+    def collect(self) -> Batch:
+        """Let the attempt go on, and return its next batch. Never raises for what the trial did."""
+
+    def end(self) -> None:
+        """End the attempt at once, if one runs."""
+
+
+class ProcessHost:
+    """Each attempt is a process forked by the node's warm server."""
+
+    def __init__(self, server: ServerSpec, *, step_timeout: float | None, stop: StopRequest) -> None:
+        self._client = ServerClient(server)
+        self._step_timeout = step_timeout
+        self._stop = stop
+        self._client.wake_with(stop.fileno())
+        self._spec: TrialSpec | None = None
+        self._process: Process | None = None
+        self._waiting = False
+        self._begin_error: str | None = None
+        self._step = 0
+        self._last_sign = 0.0
+
+    def begin(self, spec: TrialSpec) -> None:
+        self.end()
+        self._spec, self._waiting, self._begin_error, self._step = spec, False, None, 0
+        self._last_sign = time.monotonic()
+        try:
+            self._process = self._client.start(f"{spec.trial}-{spec.attempt}", asdict(spec))
+        except TrialError as error:
+            self._begin_error = str(error)
+
+    def collect(self) -> Batch:
+        assert self._spec is not None
+        batch = Batch(self._spec.trial, self._spec.attempt)
+        process = self._process
+        if process is None:
+            batch.end = self._ended("lost", self._begin_error or "the attempt's process is gone")
+            return batch
+        if self._waiting:
+            self._waiting = False
+            process.send({"op": "go"})
+            self._last_sign = time.monotonic()
+        began = time.monotonic()
+        stop_by: float | None = None
+        stop_reason = ""
+        while True:
+            now = time.monotonic()
+            if batch.messages and now - began >= BATCH_SECONDS:
+                return batch
+            limits = [began + BATCH_SECONDS] if batch.messages else [now + 60.0]
+            if stop_by is not None:
+                limits.append(stop_by)
+            elif self._step_timeout is not None:
+                limits.append(self._last_sign + self._step_timeout)
+            for message in self._client.wait(process, max(0.0, min(limits) - now)):
+                self._take(batch, message)
+            if batch.end is not None or (batch.decide is not None and stop_by is None):
+                return batch
+            reason = self._stop.take()
+            if reason is not None and stop_by is None:
+                stop_by, stop_reason = time.monotonic() + STOP_SECONDS, reason
+                process.send({"op": "stop", "reason": reason})
+            now = time.monotonic()
+            if stop_by is not None and now >= stop_by:
+                self.end()
+                batch.end = {"status": "stopped", "reason": stop_reason, "step": self._step, "error": None}
+                return batch
+            if stop_by is None and self._step_timeout is not None and now - self._last_sign >= self._step_timeout:
+                self.end()
+                batch.end = self._ended(
+                    "timeout", f"step {self._step + 1} took longer than step_timeout={self._step_timeout:g}s"
+                )
+                return batch
+
+    def _take(self, batch: Batch, message: dict[str, Any]) -> None:
+        process = self._process
+        assert process is not None
+        match message["m"]:
+            case "decide":
+                batch.decide = message["step"]
+                self._waiting = True
+            case "end":
+                end = {k: message[k] for k in ("status", "reason", "step", "error")}
+                self._wait_for_exit(process)
+                batch.end = end
+            case "exit":
+                self._forget(process)
+                batch.end = self._crashed(message["code"])
+            case kind:
+                self._last_sign = time.monotonic()
+                if kind in ("report", "started"):
+                    self._step = message["step"]
+                if kind == "started":
+                    message["pid"] = process.pid
+                batch.messages.append(message)
+
+    def _wait_for_exit(self, process: Process) -> None:
+        """The next trial may need the memory that this one frees only as it exits."""
+        limit = time.monotonic() + 2.0
+        while time.monotonic() < limit:
+            if any(m["m"] == "exit" for m in self._client.wait(process, limit - time.monotonic())):
+                break
+        else:
+            self._client.kill(process)
+        self._forget(process)
+
+    def _forget(self, process: Process) -> None:
+        self._client.forget(process)
+        self._process = None
+
+    def end(self) -> None:
+        if self._process is not None:
+            self._client.kill(self._process)
+            self._wait_for_exit(self._process)
+
+    def _crashed(self, code: int | None) -> dict[str, Any]:
+        if code is None:
+            return self._ended("lost", "the node's process server ended, and the trial with it")
+        if code >= 0:
+            return self._ended("exit", f"the trial's process left with exit code {code} in step {self._step + 1}")
+        name = signal.Signals(-code).name if -code in {s.value for s in signal.Signals} else f"signal {-code}"
+        hint = "; it was killed from outside, often for want of memory" if -code == signal.SIGKILL else ""
+        return self._ended("signal", f"the trial's process ended by {name} in step {self._step + 1}{hint}")
+
+    def _ended(self, kind: str, message: str) -> dict[str, Any]:
+        error = {"kind": kind, "message": message, "traceback": self._log_tail()}
+        return {"status": "failed", "reason": message, "step": self._step, "error": error}
+
+    def _log_tail(self) -> str:
+        assert self._spec is not None
+        try:
+            text = (Path(self._spec.dir) / "stderr.log").read_text(errors="replace")
+        except OSError:
+            return ""
+        return "\n".join(text.splitlines()[-LOG_LINES:])
+
+    def close(self) -> None:
+        self.end()
+        self._client.close()

@@ -1,0 +1,315 @@
+"""One driver's time: start Ray and the servers, have Ray Tune run the trials, test the best, leave nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from raytuner.engine.conductor import Conductor
+from raytuner.engine.serverclient import ServerSpec, ensure_server
+from raytuner.engine.snapshot import search_path
+from raytuner.errors import LaunchError
+from raytuner.journal import Folder, Tested
+from raytuner.plan import Plan
+
+__all__ = ["Engine", "Interrupt"]
+
+ADAPTERS = {
+    "ray_function": "raytuner.engine.raycode:adapt_function",
+    "ray_class": "raytuner.engine.raycode:adapt_class",
+}
+TICK_SECONDS = 0.1
+SLOTS_SECONDS = 5.0
+
+
+@dataclass
+class Interrupt:
+    """Why the driver is to end, once a signal asked for it. A second Ctrl-C ends the process at once."""
+
+    reason: str | None = None
+
+    def install(self) -> None:
+        """Take SIGINT and SIGTERM, where this is the main thread."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        if self.reason is not None:
+            os._exit(130)  # the journal holds all that happened, and every process of ours ends with this one
+        self.reason = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+
+
+@dataclass
+class Engine:
+    """Runs a conductor's trials on Ray Tune."""
+
+    plan: Plan
+    folder: Folder
+    conductor: Conductor
+    interrupt: Interrupt
+    address: str | None = None
+    """A running Ray cluster's; None starts Ray on this machine."""
+    _server: subprocess.Popen[bytes] | None = None
+    timings: dict[str, float] = field(default_factory=dict)
+    """Seconds that parts of the start took."""
+
+    # -- starting -------------------------------------------------------------------------------------------------
+
+    def warm_up(self) -> None:
+        """Start this node's process server, and import what is needed later, while Ray comes up."""
+        self._server_spec = self._describe_server()
+        # In this thread: the system ties a process' fate to the thread that starts it.
+        if self._isolation == "process":
+            self._server = ensure_server(self._server_spec, watch=[os.getpid()], linger=3600.0)
+
+    @property
+    def _isolation(self) -> str:
+        kind = self.plan.code["train"].kind
+        return "actor" if kind == "ray_class" else self.plan.experiment.isolation
+
+    def _describe_server(self) -> ServerSpec:
+        experiment = self.plan.experiment
+        threads = str(max(1, int(experiment.resources.cpu)))
+        return ServerSpec(
+            key=secrets.token_hex(8),
+            root=str(self.folder.code if self.folder.code.is_dir() else self.plan.import_root),
+            train=experiment.train,
+            test=experiment.test,
+            adapter=ADAPTERS.get(self.plan.code["train"].kind),
+            sys_path=tuple(search_path(self.plan.import_root, self.folder.code)),
+            env={
+                "OMP_NUM_THREADS": threads,
+                "MKL_NUM_THREADS": threads,
+                "OPENBLAS_NUM_THREADS": threads,
+                "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # a look for devices that leaves the process fit to fork
+                "RAYTUNER_INSIDE": "1",
+                **experiment.env,
+            },
+            log=str(self.folder.path / "server.log"),
+        )
+
+    def _start_ray(self) -> None:
+        quiet_ray()
+        import ray
+
+        threading.Thread(target=_import_tune, name="import-tune", daemon=True).start()
+        warm = threading.Thread(target=self.conductor.search.warm_up, name="import-search", daemon=True)
+        warm.start()
+        try:
+            if ray.is_initialized():
+                self._own_ray = False
+                return
+            self._own_ray = True
+            if self.address:
+                ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR)
+            else:
+                ray.init(
+                    address="local",
+                    num_cpus=self.plan.machine.cpus,
+                    num_gpus=self.plan.machine.gpus,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            where = self.address or "this machine"
+            raise LaunchError(f"Ray could not be started on {where}: {error}") from error
+
+    # -- running ----------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Run until the budget is used up, the search has no more, or something stops it. Then test the best."""
+        began = time.monotonic()
+        self._start_ray()
+        self.timings["ray_init"] = time.monotonic() - began
+        self.interrupt.install()  # Ray has put its own handlers there
+        if self.interrupt.reason is not None:
+            self.conductor.stop(self.interrupt.reason, "interrupted")
+        import ray
+
+        from raytuner.engine.control import ControlServer
+        from raytuner.engine.slot import SlotJob
+
+        self._control = ControlServer(ray.util.get_node_ip_address())
+        self._stops_sent: set[str | None] = set()
+        self._last_tick = self._last_slots = 0.0
+        try:
+            self._job = SlotJob(
+                server=self._server_spec,
+                control=self._control.address,
+                isolation=self._isolation,
+                step_timeout=self.plan.experiment.step_timeout,
+            )
+            if not self.conductor.finished:
+                self._fit()
+            self._test()
+        finally:
+            self._control.close()
+
+    def _fit(self) -> None:
+        from ray import tune
+
+        from raytuner.engine.bridges import SchedulerBridge, SearchBridge, Silence
+        from raytuner.engine.slot import Slot
+
+        self._count_slots()
+        resources = self.plan.experiment.resources
+        bundle = {"CPU": resources.cpu, **({"GPU": resources.gpu} if resources.gpu else {})}
+        scratch = tempfile.mkdtemp(prefix="raytuner-tune-")
+        try:
+            scheduler = SchedulerBridge(self.conductor, self._tick)
+            search = SearchBridge(
+                self.conductor, scheduler, job=self._job.dumps(), resources=tune.PlacementGroupFactory([bundle])
+            )
+            tuner = tune.Tuner(
+                Slot,
+                tune_config=tune.TuneConfig(
+                    search_alg=search,
+                    scheduler=scheduler,
+                    reuse_actors=True,
+                    num_samples=-1,
+                ),
+                run_config=tune.RunConfig(
+                    name="tune",
+                    storage_path=scratch,
+                    verbose=0,
+                    callbacks=[Silence()],
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                ),
+            )
+            tuner.fit()
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _count_slots(self) -> None:
+        import ray
+
+        total = ray.cluster_resources()
+        wanted = self.plan.experiment.resources
+        slots = int(total.get("CPU", 0) / wanted.cpu + 1e-9)
+        if wanted.gpu:
+            gpus = total.get("GPU", 0)
+            slots = min(slots, int(gpus // wanted.gpu) if wanted.gpu >= 1 else int(gpus) * int(1 / wanted.gpu + 1e-9))
+        if wanted.concurrent_trials is not None:
+            slots = min(slots, wanted.concurrent_trials)
+        if slots < 1:
+            raise LaunchError(
+                f"resources: a trial needs {wanted.cpu:g} CPU and {wanted.gpu:g} GPU, and the cluster has "
+                f"{total.get('CPU', 0):g} CPU and {total.get('GPU', 0):g} GPU in all; ask for less, or add nodes"
+            )
+        self.conductor.slots = slots
+
+    def _tick(self) -> None:
+        """Called in every round of Ray Tune's loop."""
+        now = time.monotonic()
+        if now - self._last_tick < TICK_SECONDS:
+            return
+        self._last_tick = now
+        conductor = self.conductor
+        if self.interrupt.reason is not None:
+            conductor.stop(self.interrupt.reason, "interrupted")
+        elif conductor.time_is_up():
+            conductor.stop("the time budget is used up")
+        for trial in self._requests():
+            if trial is None:
+                conductor.stop("stopped by `raytuner stop`", "interrupted")
+            else:
+                self._control.stop(trial, "stopped by `raytuner stop`")
+        if conductor.stopping is not None and None not in self._stops_sent:
+            self._stops_sent.add(None)
+            self._control.stop(None, conductor.stopping)
+        if now - self._last_slots > SLOTS_SECONDS:
+            self._last_slots = now
+            with contextlib.suppress(LaunchError):  # a cluster that shrank may grow again
+                self._count_slots()
+
+    def _requests(self) -> list[str | None]:
+        found: list[str | None] = []
+        with contextlib.suppress(FileNotFoundError):
+            for entry in os.scandir(self.folder.control):
+                with contextlib.suppress(OSError, ValueError, KeyError):
+                    found.append(json.loads(Path(entry.path).read_text())["stop"])
+                os.unlink(entry.path)
+        return found
+
+    # -- the final check --------------------------------------------------------------------------------------------
+
+    def _test(self) -> None:
+        conductor, experiment = self.conductor, self.plan.experiment
+        best = conductor.state.best
+        if experiment.test is None or best is None or conductor.stop_status != "finished":
+            return
+        step = best.value_step
+        if any(t.trial == best.id and t.step == step and t.error is None for t in conductor.state.tests):
+            return
+        from raytuner.engine.testrun import run_test_on_cluster
+
+        checkpoint = best.best_checkpoint
+        if checkpoint is None:
+            message = f"trial {best.id} kept no checkpoint of its best step {step}; pass its state to trial.steps()"
+            conductor.record(
+                Tested(trial=best.id, step=step, error={"kind": "checkpoint", "message": message, "traceback": ""})
+            )
+            return
+        spec = conductor.spec_for_test(best, checkpoint.path)
+        resources = experiment.resources
+        result = run_test_on_cluster(
+            self._job, spec, cpus=resources.cpu, gpus=resources.gpu, keep_waiting=lambda: self.interrupt.reason is None
+        )
+        conductor.record(Tested(trial=best.id, step=step, **result))
+
+    # -- ending -----------------------------------------------------------------------------------------------------
+
+    def shut_down(self) -> None:
+        """End the server and, if it was started here, Ray."""
+        if self._server is not None:
+            self._server.terminate()
+        if getattr(self, "_own_ray", False):
+            import ray
+
+            ray.shutdown()
+        if self._server is not None:
+            self._server.wait()
+            self._server_spec.socket.unlink(missing_ok=True)
+        if hasattr(self, "_server_spec"):
+            self._server_spec.socket.with_suffix(".lock").unlink(missing_ok=True)
+
+
+def _import_tune() -> None:
+    import raytuner.engine.bridges  # noqa: F401
+
+
+def quiet_ray() -> None:
+    """Keep Ray and Ray Tune from telling what a user can do nothing about. Must come before Ray is imported."""
+    os.environ.update(
+        {
+            "RAY_AIR_NEW_OUTPUT": "0",
+            "RAY_CHDIR_TO_TRIAL_DIR": "0",
+            "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+            "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+            "TUNE_DISABLE_SIGINT_HANDLER": "1",
+            "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
+            "TUNE_MAX_PENDING_TRIALS_PG": "1000000",
+            "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+            "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000000",
+            "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S_AUTOSCALER": "1000000000",
+        }
+    )
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for name in ("ray", "ray.tune", "ray.air", "ray.train", "ray._private"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"ray\..*")

@@ -1,0 +1,97 @@
+"""The slot: a reusable Ray actor on its share of a node, which runs one attempt of a trial after the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import ray
+from ray.tune.trainable import Trainable
+
+from raytuner.engine.control import ControlAddress, ControlLine
+from raytuner.engine.host import Host, ProcessHost, StopRequest
+from raytuner.engine.serverclient import ServerSpec
+from raytuner.training.trial import TrialSpec
+
+__all__ = ["Slot", "SlotJob"]
+
+BATCH = "raytuner_batch"
+"""The key of a result under which a batch travels."""
+
+
+@dataclass(frozen=True)
+class SlotJob:
+    """What all slots of an experiment share; plain data."""
+
+    server: ServerSpec
+    control: ControlAddress
+    isolation: str = "process"
+    step_timeout: float | None = None
+
+    def dumps(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def loads(cls, text: str) -> SlotJob:
+        data = json.loads(text)
+        server = data.pop("server")
+        server["sys_path"] = tuple(server["sys_path"])
+        return cls(server=ServerSpec(**server), control=ControlAddress(**data.pop("control")), **data)
+
+
+class Slot(Trainable):  # type: ignore[misc]  # Ray has no types
+    """Ray Tune's view of a slot. Its config holds two strings: the job (constant) and the attempt.
+
+    A trial's failure comes back as a result; only a bug of ours, or the loss of the slot, is an exception.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._job = SlotJob.loads(config["job"])
+        self._name = ray.get_runtime_context().get_actor_id()
+        self._stop = StopRequest()
+        self._line = ControlLine(self._job.control, self._on_stop, self._on_lost)
+        self._gpus = tuple(str(gpu) for gpu in ray.get_gpu_ids())
+        self._host = self._make_host()
+        self._begin(config)
+
+    def _make_host(self) -> Host:
+        if self._job.isolation == "process":
+            return ProcessHost(self._job.server, step_timeout=self._job.step_timeout, stop=self._stop)
+        from raytuner.engine.actorcode import load_in_actor
+        from raytuner.engine.threadhost import ThreadHost
+
+        return ThreadHost(load_in_actor(self._job.server), stop=self._stop)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        spec = TrialSpec.from_dict(json.loads(config["attempt"]))
+        self._host.end()
+        self._stop.take()
+        self._trial = spec.trial
+        reason = self._line.asked((spec.trial, None))
+        if reason is not None:
+            self._stop.set(reason)
+        self._host.begin(replace(spec, gpus=self._gpus))
+
+    def train(self) -> dict[str, Any]:
+        """One batch. Overrides Trainable's own, which would wrap every result in a dozen fields of no use to us."""
+        batch = self._host.collect()
+        return {BATCH: batch.dumps(), "slot": self._name, "node": self._local_ip, "gpus": ",".join(self._gpus)}
+
+    def _on_stop(self, trial: str | None, reason: str) -> None:
+        if trial is None or trial == self._trial:
+            self._stop.set(reason)
+
+    def _on_lost(self) -> None:
+        # The driver is gone: Ray will end this actor some time; its trial has to end now.
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def cleanup(self) -> None:
+        self._line.close()
+        self._host.end()

@@ -1,0 +1,44 @@
+"""Append, read, replay: the durable record of an experiment. No Ray, no MLflow in here."""
+
+from raytuner.journal.events import (
+    CheckpointRemoved,
+    CheckpointWritten,
+    Decided,
+    DriverEnded,
+    DriverStarted,
+    Event,
+    Logged,
+    Reported,
+    Tested,
+    TrialAsked,
+    TrialEnded,
+    TrialStarted,
+)
+from raytuner.journal.folder import Folder, Lock
+from raytuner.journal.log import Cursor, JournalReader, JournalWriter
+from raytuner.journal.state import Checkpoint, ExperimentState, Step, TrialState, replay
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointRemoved",
+    "CheckpointWritten",
+    "Cursor",
+    "Decided",
+    "DriverEnded",
+    "DriverStarted",
+    "Event",
+    "ExperimentState",
+    "Folder",
+    "JournalReader",
+    "JournalWriter",
+    "Lock",
+    "Logged",
+    "Reported",
+    "Step",
+    "Tested",
+    "TrialAsked",
+    "TrialEnded",
+    "TrialStarted",
+    "TrialState",
+    "replay",
+]

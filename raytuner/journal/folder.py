@@ -1,0 +1,139 @@
+"""Where everything of one experiment lies, and the lock that lets one driver at a time work on it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from raytuner.errors import JournalError
+
+__all__ = ["Folder", "Lock"]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The folder ``<storage>/<name>/`` of an experiment."""
+
+    path: Path
+
+    @classmethod
+    def find(cls, where: str | os.PathLike[str]) -> Folder:
+        """The folder at ``where``; raises JournalError when there is no experiment in it."""
+        path = Path(where).expanduser().absolute()
+        if not path.is_dir():
+            raise JournalError(f"{where}: the folder of an experiment is needed, and there is no such folder")
+        folder = cls(path)
+        if not folder.journal.is_dir():
+            inside = sorted(p.parent.name for p in path.glob("*/journal") if p.is_dir())
+            hint = f"; did you mean {', '.join(str(Path(where) / name) for name in inside[:5])}?" if inside else ""
+            raise JournalError(f"{where}: the folder of an experiment is needed; no journal/ is in it{hint}")
+        return folder
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal"
+
+    @property
+    def definition(self) -> Path:
+        return self.path / "experiment.yaml"
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "plan.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.path / "lock"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.md"
+
+    @property
+    def code(self) -> Path:
+        """The snapshot of the user's code, taken when the experiment started."""
+        return self.path / "code"
+
+    @property
+    def control(self) -> Path:
+        """Requests to the running driver, such as to stop; one small file each."""
+        return self.path / "control"
+
+    @property
+    def cursors(self) -> Path:
+        """How far each reader of the journal has come."""
+        return self.path / "cursors"
+
+    def trial(self, trial_id: str) -> Path:
+        return self.path / "trials" / trial_id
+
+    def checkpoint(self, trial_id: str, step: int, attempt: int) -> Path:
+        return self.trial(trial_id) / "checkpoints" / f"{step:06d}-{attempt}"
+
+
+_LOOK = 0.3
+"""Seconds that a lock is tried for: long enough to outlast somebody's look, which takes it for an instant."""
+
+
+def _flock(fd: int) -> bool:
+    deadline = time.monotonic() + _LOOK
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        else:
+            return True
+
+
+class Lock:
+    """Held by the one driver of an experiment; the system frees it when its holder dies."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._path = folder.lock
+        self._file: int | None = None
+
+    def acquire(self) -> Lock:
+        """Take the lock, or raise JournalError that names the holder."""
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        if not _flock(fd):
+            holder = os.read(fd, 200).decode(errors="replace").strip() or "another process"
+            os.close(fd)
+            raise JournalError(
+                f"{self._path.parent}: only one driver at a time may work on an experiment, and {holder} does; "
+                f"wait for it, or stop it with `raytuner stop {self._path.parent}`"
+            )
+        os.ftruncate(fd, 0)
+        os.write(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        self._file = fd
+        return self
+
+    def release(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def held_by_other(self) -> bool:
+        """True while a living driver holds the lock."""
+        if self._file is not None or not self._path.exists():
+            return False
+        fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that two who look don't see each other
+        except OSError:
+            return True
+        finally:
+            os.close(fd)
+        return False
+
+    def __enter__(self) -> Lock:
+        return self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()

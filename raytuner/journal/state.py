@@ -1,0 +1,230 @@
+"""The state of an experiment, folded from its events: what every reader of the journal starts from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from raytuner.journal.events import (
+    CheckpointRemoved,
+    CheckpointWritten,
+    Decided,
+    DriverEnded,
+    DriverStarted,
+    Event,
+    Logged,
+    Reported,
+    Tested,
+    TrialAsked,
+    TrialEnded,
+    TrialStarted,
+)
+from raytuner.journal.folder import Folder
+from raytuner.journal.log import JournalReader
+
+__all__ = ["Checkpoint", "ExperimentState", "Step", "TrialState", "replay"]
+
+ENDED = frozenset({"finished", "stopped", "failed"})
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a trial reported at one step."""
+
+    step: int
+    metrics: dict[str, float]
+    time: float
+    """Seconds since the epoch."""
+    seconds: float
+    """The trial's training time so far."""
+    attempt: int = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that stands."""
+
+    step: int
+    attempt: int
+    path: str
+    bytes: int
+    reason: str
+
+
+@dataclass
+class TrialState:
+    """One trial as far as the journal tells."""
+
+    id: str
+    config: dict[str, Any]
+    source: str
+    status: str = "pending"
+    """pending, running, paused, finished, stopped, failed."""
+    attempt: int = 0
+    step: int = 0
+    """The last step reported."""
+    value: float | None = None
+    """The objective's best finite value over the steps (or the last one, where the objective selects ``last``)."""
+    value_step: int = 0
+    seconds: float = 0.0
+    """Training time, all attempts."""
+    asked_at: float = 0.0
+    started_at: float = 0.0
+    ended_at: float = 0.0
+    reason: str = ""
+    error: dict[str, Any] | None = None
+    node: str = ""
+    gpus: list[str] = field(default_factory=list)
+    last: dict[str, float] = field(default_factory=dict)
+    """The metrics of the last step."""
+    steps: list[Step] = field(default_factory=list)
+    """Every step, when the state keeps history."""
+    checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
+    """Those that stand, by path."""
+    decisions: list[Decided] = field(default_factory=list)
+    logged: list[Logged] = field(default_factory=list)
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ENDED
+
+    @property
+    def best_checkpoint(self) -> Checkpoint | None:
+        """The checkpoint of the value's step; None when it was not kept."""
+        at_best = [c for c in self.checkpoints.values() if c.step == self.value_step]
+        return max(at_best, key=lambda c: c.attempt, default=None)
+
+    @property
+    def last_checkpoint(self) -> Checkpoint | None:
+        return max(self.checkpoints.values(), key=lambda c: (c.step, c.attempt), default=None)
+
+
+@dataclass
+class ExperimentState:
+    """An experiment as far as the journal tells. ``history=False`` keeps no step lists (for long-lived readers)."""
+
+    history: bool = True
+    name: str = ""
+    metric: str = ""
+    mode: str = "min"
+    select: str = "best"
+    max_steps: int | None = None
+    budget: dict[str, Any] = field(default_factory=dict)
+    status: str = "pending"
+    """pending, running, finished, interrupted or failed. A driver that was killed leaves ``running``."""
+    reason: str = ""
+    drivers: list[DriverStarted] = field(default_factory=list)
+    trials: dict[str, TrialState] = field(default_factory=dict)
+    best: TrialState | None = None
+    best_at: float = 0.0
+    """When the best value was reported."""
+    incumbents: list[tuple[float, int, str, float]] = field(default_factory=list)
+    """The incumbent curve: (time, steps trained so far, trial, value) at each improvement."""
+    tests: list[Tested] = field(default_factory=list)
+    steps: int = 0
+    """Steps trained, all trials, counting a step that was trained again."""
+    started_at: float = 0.0
+    last_at: float = 0.0
+    elapsed: float = 0.0
+    """Seconds of earlier drivers (downtime between them not counted)."""
+    torn: list[str] = field(default_factory=list)
+    _driver_at: float = 0.0
+
+    @property
+    def time_used(self) -> float:
+        """Seconds in which a driver was at work."""
+        return self.elapsed + (self.last_at - self._driver_at if self._driver_at else 0.0)
+
+    def count(self, *statuses: str) -> int:
+        return sum(trial.status in statuses for trial in self.trials.values())
+
+    def better(self, a: float, b: float) -> bool:
+        """Is ``a`` strictly better than ``b``?"""
+        return a > b if self.mode == "max" else a < b
+
+    def apply(self, event: Event) -> None:
+        """Take one event in."""
+        if isinstance(event, DriverStarted):
+            self._driver_started(event)
+        self.last_at = max(self.last_at, event.at)
+        match event:
+            case Reported():
+                self._reported(event)
+            case DriverEnded():
+                self.status, self.reason = event.status, event.reason
+            case Tested():
+                self.tests.append(event)
+            case TrialAsked():
+                self.trials[event.trial] = TrialState(event.trial, event.config, event.source, asked_at=event.at)
+            case TrialStarted():
+                trial = self.trials[event.trial]
+                trial.status, trial.attempt, trial.node, trial.gpus = (
+                    "running",
+                    event.attempt,
+                    event.node,
+                    event.gpus,
+                )
+                trial.started_at = trial.started_at or event.at
+                trial.ended_at, trial.reason = 0.0, ""
+            case TrialEnded():
+                trial = self.trials[event.trial]
+                trial.status, trial.reason, trial.error = event.status, event.reason, event.error
+                trial.ended_at = event.at
+            case CheckpointWritten():
+                self.trials[event.trial].checkpoints[event.path] = Checkpoint(
+                    event.step, event.attempt, event.path, event.bytes, event.reason
+                )
+            case CheckpointRemoved():
+                self.trials[event.trial].checkpoints.pop(event.path, None)
+            case Decided():
+                if self.history:
+                    self.trials[event.trial].decisions.append(event)
+            case Logged():
+                if self.history:
+                    self.trials[event.trial].logged.append(event)
+
+    def _driver_started(self, event: DriverStarted) -> None:
+        self.elapsed = self.time_used  # until the last event of the driver before: downtime does not count
+        self._driver_at = event.at
+        self.started_at = self.started_at or event.at
+        self.drivers.append(event)
+        self.name, self.status, self.reason = event.name, "running", ""
+        self.metric, self.mode = event.objective["metric"], event.objective["mode"]
+        self.select, self.max_steps = event.objective.get("select", "best"), event.objective.get("max_steps")
+        self.budget = event.budget
+
+    def _reported(self, event: Reported) -> None:
+        trial = self.trials[event.trial]
+        self.steps += 1
+        trial.step, trial.last = event.step, event.metrics
+        trial.seconds = max(trial.seconds, event.seconds)
+        if self.history:
+            # A step that was trained again after a resume replaces what was reported before.
+            while trial.steps and trial.steps[-1].step >= event.step:
+                trial.steps.pop()
+            trial.steps.append(Step(event.step, event.metrics, event.time, event.seconds, event.attempt))
+        value = event.metrics.get(self.metric)
+        if value is None or not math.isfinite(value):
+            return
+        if trial.value is not None and self.select != "last" and not self.better(value, trial.value):
+            return
+        before = self.best.value if self.best is not None else None
+        trial.value, trial.value_step = value, event.step
+        if before is None or self.better(value, before):
+            self.best, self.best_at = trial, event.time or event.at
+            self.incumbents.append((self.best_at, self.steps, trial.id, value))
+        elif trial is self.best:  # its last value got worse
+            sign = 1 if self.mode == "max" else -1
+            valued = (other for other in self.trials.values() if other.value is not None)
+            self.best = max(valued, key=lambda other: sign * (other.value or 0.0))
+
+
+def replay(folder: Folder, *, history: bool = True) -> ExperimentState:
+    """The whole journal of an experiment, folded. Raises JournalError when it is damaged."""
+    reader = JournalReader(folder.journal)
+    state = ExperimentState(history=history)
+    for event in reader.read():
+        state.apply(event)
+    state.torn = reader.torn + reader.unread()
+    return state

@@ -1,0 +1,214 @@
+"""Run an experiment with its driver in this process, on this machine's Ray or on a cluster that it can reach."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from rich.console import Console
+
+from raytuner.definition import Experiment, to_yaml
+from raytuner.definition import load as load_definition
+from raytuner.engine import Conductor, Engine, Interrupt, changed_since, take_snapshot
+from raytuner.errors import JournalError, LaunchError, RaytunerError
+from raytuner.journal import DriverEnded, DriverStarted, ExperimentState, Folder, JournalReader, JournalWriter, Lock
+from raytuner.launch.progress import Progress
+from raytuner.launch.summary import print_summary
+from raytuner.plan import Plan
+from raytuner.plan import compile as compile_plan
+from raytuner.tracking import Tracker, start_tracker
+
+if TYPE_CHECKING:
+    from raytuner.analysis import Results
+
+__all__ = ["drive", "plan_of", "resume", "run"]
+
+TRACKING_SECONDS = 120.0
+"""How long the driver waits at its end for MLflow to catch up."""
+PACKAGES = ("raytuner", "ray", "torch", "hyperopt", "mlflow", "numpy")
+
+
+def run(
+    experiment: Experiment | str | os.PathLike[str], *, overrides: tuple[str, ...] = (), quiet: bool = False
+) -> Results:
+    """Run an experiment (or the definition at a path) to its end, and return its results.
+
+    Call it under ``if __name__ == "__main__":`` when ``train`` is in the same file: trials import that file.
+    Raises DefinitionError, PlanError, JournalError (the name is taken) or LaunchError before anything is started.
+    """
+    if os.environ.get("RAYTUNER_INSIDE"):
+        raise LaunchError(
+            "raytuner.run() was called while a trial imports your script; "
+            'put the call under `if __name__ == "__main__":`'
+        )
+    if isinstance(experiment, Experiment):
+        plan = compile_plan(experiment)
+    else:
+        plan = compile_plan(load_definition(experiment, list(overrides)), file=Path(experiment))
+    state = drive(plan, quiet=quiet)
+    from raytuner.analysis import load as load_results  # pandas, which a trial need not wait for
+
+    if state.status == "failed":
+        raise LaunchError(f"{plan.storage}: the experiment failed: {state.reason}")
+    return load_results(plan.storage)
+
+
+def resume(folder: str | os.PathLike[str], *, quiet: bool = False) -> Results:
+    """Go on with an experiment that was interrupted, from its journal and its checkpoints; return its results."""
+    from raytuner.analysis import load as load_results
+
+    found = Folder.find(folder)
+    drive(plan_of(found), resuming=True, quiet=quiet)
+    return load_results(found.path)
+
+
+def plan_of(folder: Folder) -> Plan:
+    """The plan of an experiment that was started earlier, as it was defined then."""
+    try:
+        record = json.loads(folder.plan.read_text())
+        file, root = record["file"], Path(record["import_root"])
+    except (OSError, ValueError, KeyError) as error:
+        raise JournalError(
+            f"{folder.plan}: the plan of the experiment is needed and cannot be read: {error}"
+        ) from error
+    # The folder may have been moved or renamed since.
+    here = {"storage": str(folder.path.parent), "name": folder.path.name}
+    experiment = Experiment.from_yaml(folder.definition.read_text()).model_copy(update=here)
+    code = folder.code if folder.code.is_dir() else root
+    return replace(compile_plan(experiment, file=Path(file) if file else None, import_root=code), import_root=root)
+
+
+def drive(plan: Plan, *, resuming: bool = False, quiet: bool = False, file: IO[str] | None = None) -> ExperimentState:
+    """Run a plan until it ends, and return the final state. Everything is on record when this returns."""
+    folder = Folder(Path(plan.storage))
+    if not resuming:
+        _create(plan, folder)
+    console = Console(file=open(os.devnull, "w") if quiet else file or sys.stdout, highlight=False)  # noqa: SIM115
+    interrupt = Interrupt()
+    interrupt.install()
+    with Lock(folder):
+        events = list(JournalReader(folder.journal).read()) if resuming else []
+        with contextlib.closing(JournalWriter(folder.journal)) as journal:
+            state = ExperimentState(history=False)
+            conductor = Conductor(plan, folder, journal, state)
+            conductor.replay(events)
+            conductor.record(_driver_started(plan, journal.segment))
+            conductor.take_over()
+            conductor.warnings += _changed(folder) if resuming else []
+            engine = Engine(plan, folder, conductor, interrupt, address=os.environ.get("RAY_ADDRESS"))
+            _go(plan, folder, engine, conductor, console)
+            journal.sync()
+    return state
+
+
+def _go(plan: Plan, folder: Folder, engine: Engine, conductor: Conductor, console: Console) -> None:
+    tracker: Tracker | None = None
+    progress: Progress | None = None
+    ended = DriverEnded(status="failed", reason="the driver ended by an error of its own")
+    try:
+        engine.warm_up()
+        if plan.tracking_uri is not None:
+            tracker = start_tracker(folder, plan.tracking_uri)
+
+        def more() -> tuple[str, list[str]]:
+            problem = tracker.problem() if tracker is not None else ""
+            return (f"MLflow: {problem}" if problem else ""), conductor.warnings
+
+        progress = Progress(plan, folder, file=console.file, more=more)
+        progress.start()
+        engine.run()
+        status, reason = conductor.stop_status, conductor.stopping or "the budget is used up"
+        if conductor.state.best is None and status == "finished" and conductor.state.trials:
+            status, reason = "failed", "no trial reported a result"
+        ended = DriverEnded(status=status, reason=reason)
+    except RaytunerError as error:
+        ended = DriverEnded(status="failed", reason=str(error))
+        raise
+    finally:
+        conductor.record(ended)
+        if progress is not None:
+            progress.stop()
+        engine.shut_down()
+        problem = _finish_tracking(tracker, console)
+    from raytuner.analysis import write_report
+
+    write_report(folder)
+    print_summary(console, conductor.state, folder, tracking_uri=plan.tracking_uri, tracking_problem=problem)
+
+
+def _finish_tracking(tracker: Tracker | None, console: Console) -> str:
+    if tracker is None:
+        return ""
+    with console.status("writing the last results to MLflow"):
+        if tracker.wait(TRACKING_SECONDS):
+            return ""
+    return tracker.problem() or "not everything is there yet"
+
+
+def _create(plan: Plan, folder: Folder) -> None:
+    if folder.path.exists() and any(folder.path.iterdir()):
+        raise JournalError(
+            f"{folder.path}: the name of an experiment must be new, and this one is taken; give another with "
+            f"--name, go on with `raytuner resume {folder.path}`, or delete the folder"
+        )
+    folder.journal.mkdir(parents=True, exist_ok=True)
+    folder.control.mkdir(exist_ok=True)
+    folder.definition.write_text(to_yaml(plan.experiment))
+    folder.plan.write_text(json.dumps(plan.to_dict(), indent=2))
+    take_snapshot(plan.import_root, folder.code, also=[folder.path.parent, folder.path])
+
+
+def _changed(folder: Folder) -> list[str]:
+    changed = changed_since(folder.code)
+    if not changed:
+        return []
+    names = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+    return [f"the code has changed since the experiment started ({names}); it goes on with the code of then"]
+
+
+def _driver_started(plan: Plan, segment: int) -> DriverStarted:
+    experiment = plan.experiment
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    objective = experiment.objective
+    return DriverStarted(
+        name=experiment.name,
+        driver=segment,
+        objective={
+            "metric": objective.metric,
+            "mode": objective.mode,
+            "max_steps": objective.max_steps,
+            "select": objective.select,
+        },
+        budget={"trials": experiment.budget.trials, "time": experiment.budget.time},
+        pid=os.getpid(),
+        host=socket.gethostname(),
+        command=shlex.join(["raytuner" if sys.argv[0].endswith("raytuner") else sys.argv[0], *sys.argv[1:]]),
+        versions=versions,
+        git=_git(plan.import_root),
+        seed=experiment.seed,
+        slots=plan.slots,
+    )
+
+
+def _git(root: Path) -> dict[str, str | bool]:
+    def ask(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, check=True, timeout=30, text=True).stdout.strip()
+
+    try:
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "--", "."))}
+    except (OSError, subprocess.SubprocessError):
+        return {}

@@ -1,0 +1,7 @@
+"""What will be done: an experiment compiled for a machine, with its seeds, slots and cost."""
+
+from raytuner.plan.compiling import compile_plan as compile
+from raytuner.plan.machine import Machine, this_machine
+from raytuner.plan.plan import Plan
+
+__all__ = ["Machine", "Plan", "compile", "this_machine"]

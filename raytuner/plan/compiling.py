@@ -1,0 +1,129 @@
+"""Experiment to plan: what can only be decided with the machine, the folders and the code at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from raytuner.definition import CodeInfo, Experiment, find_experiment_code, import_root
+from raytuner.errors import DefinitionError, PlanError
+from raytuner.plan.cost import Slots, expected_steps, find_slots, most_configurations, rungs_of
+from raytuner.plan.machine import Machine, this_machine
+from raytuner.plan.paths import absolute, storage_problems
+from raytuner.plan.plan import Plan, derived_seed
+from raytuner.schedulers import SCHEDULERS, Scheduler
+from raytuner.space import Space
+
+__all__ = ["compile_plan"]
+
+
+def compile_plan(
+    experiment: Experiment,
+    file: Path | None = None,
+    import_root: Path | None = None,
+    cwd: Path | None = None,
+    machine: Machine | None = None,
+) -> Plan:
+    """The plan of an experiment. Imports nothing of the user's, and writes nothing.
+
+    Args:
+        experiment: the definition.
+        file: the file that it came from; its import root is the default.
+        import_root: the folder that the user's code is imported from; without one and without a file, that of the
+            script in which ``train`` was defined, else that of ``cwd``.
+        cwd: the folder against which relative paths are resolved; the current one by default.
+        machine: what there is to run on; this machine by default.
+
+    Raises DefinitionError when code that it names certainly is not there, PlanError when it cannot be carried out here.
+    """
+    cwd = (cwd or Path.cwd()).resolve()
+    root = import_root.resolve() if import_root else _root_of(experiment, file, cwd)
+    experiment = _below_root(absolute(experiment, cwd), root)
+    code = find_experiment_code(experiment, root)
+    if missing := [problem for info in code.values() for problem in info.problems]:
+        raise DefinitionError(missing)
+    space = Space(experiment.space, experiment.constraints)
+    machine = machine or this_machine(ask_driver=experiment.resources.gpu > 0)
+    configurations = most_configurations(experiment, space)
+    trials = _smaller(experiment.budget.trials, configurations)
+    slots, problems = find_slots(experiment.resources, machine, trials)
+    if problems := storage_problems(experiment.storage) + problems:
+        raise PlanError("\n".join(map(str, problems)))
+    scheduler_seed = derived_seed(experiment.seed, "scheduler")
+    rungs = rungs_of(_known_scheduler(experiment, scheduler_seed), trials)
+    max_steps = experiment.objective.max_steps
+    return Plan(
+        experiment=experiment,
+        file=file.resolve() if file else None,
+        import_root=root,
+        storage=str(Path(experiment.storage) / experiment.name),
+        tracking_uri=experiment.tracking.mlflow if experiment.tracking else None,
+        space=space,
+        search_seed=derived_seed(experiment.seed, "search"),
+        scheduler_seed=scheduler_seed,
+        machine=machine,
+        slots=slots.count,
+        slots_limited_by=slots.limited_by,
+        trials=trials,
+        rungs=rungs,
+        steps_upper=trials * max_steps if trials is not None and max_steps is not None else None,
+        steps_expected=expected_steps(rungs, trials),
+        code=code,
+        warnings=tuple(_warnings(experiment, space, machine, slots, configurations, code)),
+    )
+
+
+def _root_of(experiment: Experiment, file: Path | None, cwd: Path) -> Path:
+    if file is not None:
+        return import_root(file)
+    script = Path(experiment.train.partition(":")[0])
+    # A folder's own root is asked for through a file that would be in it.
+    return import_root(script if script.is_absolute() else cwd / "experiment.yaml")
+
+
+def _below_root(experiment: Experiment, root: Path) -> Experiment:
+    """Names files below the import root relatively, so that a snapshot of the root holds them under the same name."""
+
+    def relative(target: str) -> str:
+        source, colon, name = target.partition(":")
+        path = Path(source)
+        if source.endswith(".py") and path.is_absolute() and path.is_relative_to(root):
+            return f"{path.relative_to(root).as_posix()}{colon}{name}"
+        return target
+
+    test = relative(experiment.test) if experiment.test else None
+    return experiment.model_copy(update={"train": relative(experiment.train), "test": test})
+
+
+def _smaller(first: int | None, second: int | None) -> int | None:
+    numbers = [number for number in (first, second) if number is not None]
+    return min(numbers) if numbers else None
+
+
+def _known_scheduler(experiment: Experiment, seed: int) -> Scheduler | None:
+    """The scheduler if it is one of ours; others would have to be imported."""
+    found = SCHEDULERS.get(str(getattr(experiment.scheduler, "type", "")))
+    return found(experiment.scheduler, max_steps=experiment.objective.max_steps, seed=seed) if found else None
+
+
+def _warnings(
+    experiment: Experiment,
+    space: Space,
+    machine: Machine,
+    slots: Slots,
+    configurations: int | None,
+    code: Mapping[str, CodeInfo],
+) -> list[str]:
+    warnings = [warning for info in code.values() for warning in info.warnings]
+    trials, wanted = experiment.budget.trials, experiment.resources.concurrent_trials
+    if trials is not None and configurations is not None and trials > configurations:
+        warnings.append(f"budget.trials is {trials}, but there are only {configurations} configurations to try")
+    if wanted is not None and wanted > slots.count and slots.limited_by in ("the CPUs", "the GPUs"):
+        warnings.append(f"resources.concurrent_trials is {wanted}, but {slots.limited_by} have room for {slots.count}")
+    if space.constraints and space.satisfiable(np.random.default_rng(experiment.seed)) is None:
+        warnings.append("constraints: none of 1000 random configurations satisfies them; they may be too tight")
+    if machine.gpus and not experiment.resources.gpu:
+        warnings.append(f"this machine has {machine.gpus} GPUs, and trials use none; set resources.gpu to use them")
+    return warnings

@@ -1,0 +1,37 @@
+"""Schedulers by their type's name."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from pydantic import BaseModel
+
+from raytuner.components import resolve
+from raytuner.schedulers.asha import AshaScheduler
+from raytuner.schedulers.base import Scheduler
+from raytuner.schedulers.none import NoneScheduler
+
+__all__ = ["SCHEDULERS", "build_scheduler"]
+
+SCHEDULERS: dict[str, type[Scheduler]] = {"asha": AshaScheduler, "none": NoneScheduler}
+"""The schedulers of this package."""
+
+METHODS = (
+    "decision_steps",
+    "decides_at",
+    "on_report",
+    "on_end",
+    "next_to_resume",
+    "expected_rungs",
+    "state_dict",
+    "load_state_dict",
+)
+
+
+def build_scheduler(options: BaseModel, max_steps: int | None, seed: int) -> Scheduler:
+    """The scheduler that the options describe; imports it when its type is ``package.module:Class``.
+
+    Raises SearchError when it cannot be built.
+    """
+    found, own = resolve(options, SCHEDULERS, where="scheduler", methods=METHODS)
+    return cast(Scheduler, found(own, max_steps=max_steps, seed=seed))

@@ -1,0 +1,79 @@
+"""Random search: independent draws, or points of a low-discrepancy sequence."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from raytuner.components import Options
+from raytuner.search.base import Search
+from raytuner.space import Config, Space
+
+__all__ = ["RandomOptions", "RandomSearch"]
+
+BLOCK = 64
+"""Points of the sequence that are computed at a time; a power of two, which the sequence's balance needs."""
+SKIPS = 1000
+"""Points in a row that may be invalid or old before the search draws independently instead."""
+SCRAMBLE = 2**32 - 1
+"""The stream that scrambles the sequence, apart from those of the asks."""
+
+
+class RandomOptions(Options):
+    """Configurations from the prior: evenly, or evenly in the logarithm, within the bounds."""
+
+    type: Literal["random"] = "random"
+    """The kind of search."""
+    method: Literal["pseudo", "sobol"] = Field("pseudo")
+    """``pseudo``: independent draws. ``sobol``: a scrambled Sobol sequence, which leaves smaller gaps."""
+
+
+class RandomSearch(Search):
+    """Draws from the prior, never the same configuration twice.
+
+    ``sobol``: proposal k is the k-th point of the sequence that is valid and new, whatever was told and however often
+    the process was restarted. Owen scrambling by the seed; Joe and Kuo's direction numbers, as in scipy.stats.qmc.
+    """
+
+    Options = RandomOptions
+
+    def __init__(self, space: Space, **arguments: Any) -> None:
+        super().__init__(space, **arguments)
+        assert isinstance(self.options, RandomOptions)
+        self.method = self.options.method
+        self._next = 0  # points before this one are invalid or old, so this may be forgotten
+        self._block: tuple[int, NDArray[np.float64]] | None = None
+
+    def warm_up(self) -> None:
+        if self.method == "sobol":
+            importlib.import_module("scipy.stats.qmc")
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._next = 0
+
+    def _propose(self, rng: np.random.Generator, number: int) -> Config | None:
+        if self.method == "sobol":
+            for _ in range(SKIPS):
+                config = self.space.from_unit(self._point(self._next))
+                if self.space.satisfies(config) and self.is_new(config):
+                    return config
+                self._next += 1
+        return self._draw(rng)
+
+    def _point(self, index: int) -> NDArray[np.float64]:
+        """Point ``index`` of the scrambled sequence: (dims,) in [0, 1)."""
+        start = index - index % BLOCK
+        if self._block is None or self._block[0] != start:
+            from scipy.stats import qmc  # half a second that only this search pays, when it first asks
+
+            sequence = qmc.Sobol(len(self.space.names), rng=np.random.default_rng([self.seed, SCRAMBLE]))
+            if start:
+                sequence.fast_forward(start)
+            self._block = (start, sequence.random(BLOCK))
+        return np.asarray(self._block[1][index - start], dtype=np.float64)

@@ -1,0 +1,34 @@
+"""Searches by their type's name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from pydantic import BaseModel
+
+from raytuner.components import resolve
+from raytuner.errors import Problem, SearchError
+from raytuner.search.base import Search
+from raytuner.search.grid import GridSearch
+from raytuner.search.hyperopt import HyperOptSearch
+from raytuner.search.random import RandomSearch
+from raytuner.space import Config, Space
+
+__all__ = ["SEARCHES", "build_search"]
+
+SEARCHES: dict[str, type[Search]] = {"grid": GridSearch, "hyperopt": HyperOptSearch, "random": RandomSearch}
+"""The searches of this package."""
+
+
+def build_search(options: BaseModel, space: Space, seed: int, first: Sequence[Config] = ()) -> Search:
+    """The search that the options describe; imports it when its type is ``package.module:Class``.
+
+    Raises SearchError when it cannot be built or cannot express the space.
+    """
+    methods = ("ask", "asked", "tell", "state_dict", "load_state_dict", "supports")
+    found, own = resolve(options, SEARCHES, where="search", methods=methods)
+    reasons = found.supports(space, own)
+    if reasons:
+        raise SearchError("\n".join(str(Problem("search", reason)) for reason in reasons))
+    return cast(Search, found(space, seed=seed, first=first, options=own))

@@ -1,0 +1,19 @@
+"""Parameters, conditions and constraints; configurations and the unit cube; what makes two configurations the same."""
+
+from raytuner.space.expression import Expression
+from raytuner.space.keys import config_key
+from raytuner.space.parameters import Choice, Condition, Float, Int, Parameter, broken_rule
+from raytuner.space.space import Config, Space
+
+__all__ = [
+    "Choice",
+    "Condition",
+    "Config",
+    "Expression",
+    "Float",
+    "Int",
+    "Parameter",
+    "Space",
+    "broken_rule",
+    "config_key",
+]

@@ -1,0 +1,53 @@
+"""What tracking needs of the saved definition: the user's words, and what the runs are labelled with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Details", "read_details"]
+
+
+@dataclass(frozen=True)
+class Details:
+    """Parts of ``experiment.yaml``; all empty where there is none."""
+
+    description: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    search: str = ""
+    scheduler: str = ""
+    register: str = ""
+    """The name of the registered model that the best checkpoint becomes a version of."""
+
+
+def read_details(path: Path) -> Details:
+    """The details in the definition at ``path``. A definition that is not there, or no mapping, has none.
+
+    The file was validated when the experiment started, so that nothing is checked again here.
+    """
+    import yaml
+
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return Details()
+    if not isinstance(data, Mapping):
+        return Details()
+    tracking = data.get("tracking")
+    return Details(
+        description=str(data.get("description") or ""),
+        tags={str(key): str(value) for key, value in _mapping(data.get("tags")).items()},
+        search=_kind(data.get("search")),
+        scheduler=_kind(data.get("scheduler")),
+        register=str(_mapping(tracking).get("register") or ""),
+    )
+
+
+def _mapping(value: Any) -> Mapping[Any, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _kind(value: Any) -> str:
+    return str(value.get("type") or "") if isinstance(value, Mapping) else str(value or "")

@@ -1,0 +1,195 @@
+"""The loop that carries a journal into a store: read, translate, flush, remember how far; try again when it fails."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from raytuner.errors import TrackingError
+from raytuner.journal import Cursor, Folder, JournalReader
+from raytuner.tracking.progress import cursor_file, status_file, unread_lines
+from raytuner.tracking.store import MODEL, PARENT, Run, Store, StoreAway, Update, open_store
+from raytuner.tracking.translate import Translator
+
+__all__ = ["Follower"]
+
+_CHUNK = 2000  # events between two flushes: bounds memory, and what is done twice after a kill
+_BACKOFF = (1.0, 30.0)  # seconds between two tries, doubled from the first to the second
+
+
+@dataclass(frozen=True)
+class _Place:
+    """How far the journal is known to be in a store."""
+
+    cursor: Cursor
+    uri: str
+    parent: str = ""
+
+    @classmethod
+    def load(cls, path: Path) -> _Place:
+        try:
+            data = json.loads(path.read_text())
+            return cls(Cursor(int(data["segment"]), int(data["offset"])), str(data["uri"]), str(data["run_id"]))
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return cls(Cursor(), "")
+
+    def save(self, path: Path) -> None:
+        _write_json(path, {
+            "segment": self.cursor.segment, "offset": self.cursor.offset, "uri": self.uri, "run_id": self.parent,
+        })  # fmt: skip
+
+
+class Follower:
+    """Carries the journal of ``folder`` into the store at ``uri``. One at a time may work on a folder."""
+
+    def __init__(self, folder: Folder, uri: str, *, log: TextIO | None = None) -> None:
+        self._folder = folder
+        self._uri = uri
+        self._log = log
+        self._store: Store | None = None
+        self._runs: dict[str, Run] | None = None
+        self._waiting: dict[str, Update] = {}
+        self._reader = JournalReader(folder.journal)
+        self._done = _Place.load(cursor_file(folder))
+        self.translator = Translator(folder)
+        self.problem = ""
+        """The last thing that went wrong, and was not mended since."""
+        self.refused = ""
+        """What the store will never take; it was left out."""
+        folder.cursors.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(folder.cursors / "mlflow.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise TrackingError(
+                f"{folder.path}: another process is writing this experiment to MLflow already; wait for it to end"
+            ) from None
+
+    def close(self) -> None:
+        """Let the store and the folder go."""
+        if self._store is not None:
+            self._store.close()
+        os.close(self._lock)
+
+    def step(self) -> bool:
+        """Read what is new and write it, a chunk of events at a time. Returns True when nothing is left for now.
+
+        Raises StoreAway when the store cannot be written now (call again, nothing is lost), TrackingError when it
+        never can, JournalError when the journal is damaged.
+        """
+        while True:
+            if not self._waiting:
+                self._waiting = self._read()
+            if self._runs is None and self.translator.key:
+                self._connect()
+            if not self._waiting:
+                return True
+            self._flush()
+            self._waiting = {}
+            self.problem = ""
+            self.report()
+
+    def patiently(self, patience: Callable[[], float], sleep: Callable[[float], None] = time.sleep) -> bool:
+        """``step`` until it works, waiting longer and longer; False when ``patience()`` (seconds left) ends first."""
+        pause = _BACKOFF[0]
+        while True:
+            try:
+                return self.step()
+            except StoreAway as error:
+                self._complain(str(error))
+                self._store, self._runs = None, None
+                left = patience()
+                if left <= 0:
+                    return False
+                sleep(min(pause, left))
+                pause = min(pause * 2, _BACKOFF[1])
+
+    def report(self) -> None:
+        """Write the status file."""
+        behind = unread_lines(self._folder, self._done.cursor)
+        _write_json(status_file(self._folder), {
+            "behind": behind, "error": self.problem or self.refused, "run_id": self._done.parent, "uri": self._uri,
+            "updated": time.time(),
+        })  # fmt: skip
+
+    def _complain(self, problem: str) -> None:
+        if problem != self.problem and self._log is not None:
+            print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {problem}", file=self._log, flush=True)
+        self.problem = problem
+        self.report()
+
+    def _read(self) -> dict[str, Update]:
+        """The updates of the next events beyond those that are in the store."""
+        new = 0
+        for event in self._reader.read():
+            self.translator.apply(event)
+            if self._is_done():
+                self.translator.take()  # it was written by an earlier tracker; only its trace in the state counts
+                continue
+            new += 1
+            if new == _CHUNK:
+                break
+        return self.translator.take()
+
+    def _is_done(self) -> bool:
+        done, here = self._done.cursor, self._reader.cursor
+        return (here.segment, here.offset) <= (done.segment, done.offset)
+
+    def _connect(self) -> None:
+        """Open the store and find our runs there. A cursor counts only for the store and the run it was kept for."""
+        if self._store is None:
+            self._store = open_store(self._uri)
+        translator = self.translator
+        self._runs = self._store.find(translator.state.name, translator.key, translator.labels())
+        parent = self._runs.get(PARENT)
+        if self._done.cursor == Cursor() or (self._done.uri == self._uri and parent and parent.id == self._done.parent):
+            return
+        self._done = _Place(Cursor(), self._uri)
+        self.translator = Translator(self._folder)
+        self._reader = JournalReader(self._folder.journal)
+        self._waiting = self._read()
+
+    def _flush(self) -> None:
+        assert self._store is not None
+        assert self._runs is not None
+        self._create(self._store, self._runs)
+        try:
+            self._store.write({self._runs[trial].id: update for trial, update in self._waiting.items()})
+        except StoreAway:
+            raise
+        except TrackingError as error:
+            self.refused = str(error)
+            self._complain(self.refused)
+        for trial, update in self._waiting.items():
+            for artifact in update.artifacts.values():
+                self._store.upload(self._runs[trial], artifact)
+        model = self._waiting[PARENT].model if PARENT in self._waiting else None
+        if model is not None and self.translator.details.register:
+            self._store.register(self.translator.details.register, self._runs[PARENT], MODEL, model)
+        self._done = _Place(self._reader.cursor, self._uri, self._runs[PARENT].id)
+        self._done.save(cursor_file(self._folder))
+
+    def _create(self, store: Store, runs: dict[str, Run]) -> None:
+        if PARENT not in runs:
+            self._waiting = {PARENT: Update(), **self._waiting}
+        missing = [trial for trial in self._waiting if trial not in runs]
+        for trial in missing:  # also runs that vanished from the store, whose parameters were written long ago
+            self._waiting[trial].params = self.translator.params(trial) | self._waiting[trial].params
+        if PARENT in missing:
+            runs |= store.create({PARENT: self.translator.birth(PARENT)}, None)
+        births = {trial: self.translator.birth(trial) for trial in missing if trial != PARENT}
+        if births:
+            runs |= store.create(births, runs[PARENT])
+
+
+def _write_json(path: Path, data: dict[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(data))
+    temporary.replace(path)

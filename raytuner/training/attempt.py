@@ -1,0 +1,134 @@
+"""One attempt of a trial, from calling the user's function to telling how it ended; the same in every process."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from numbers import Real
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from raytuner.errors import CheckpointError, ReportError
+from raytuner.training.channel import Channel
+from raytuner.training.state import seed_everything
+from raytuner.training.trial import Trial, TrialSpec, TrialStop
+
+__all__ = ["describe_error", "run_attempt", "run_test"]
+
+PACKAGE = str(Path(__file__).resolve().parent.parent)
+TRACEBACK_LINES = 30
+
+
+def run_attempt(
+    spec: TrialSpec, channel: Channel, function: Callable[[Trial], Any], prepared: Any = None
+) -> dict[str, Any]:
+    """Train, and return how it ended: ``status`` (finished, stopped, failed), ``reason``, ``step``, ``error``.
+
+    A channel whose other end is gone raises SystemExit, which passes through.
+    """
+    seed_everything(spec.seed)
+    trial: Trial | None = None
+    end: dict[str, Any]
+    try:
+        trial = Trial(spec, channel, prepared)
+        channel.send({"m": "started", "step": trial.step, "checkpoint": str(trial._source) if trial._source else None})
+        _returned(trial, function(trial))
+        trial.finish()
+        end = {"status": "finished", "reason": _how_far(trial), "error": None}
+    except TrialStop as stop:
+        assert trial is not None
+        trial.finish() if stop.status == "finished" else trial._keeper.flush()
+        end = {"status": stop.status, "reason": stop.reason, "error": None}
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        described = describe_error(error)
+        end = {"status": "failed", "reason": described["message"], "error": described}
+    return {**end, "step": trial.reported_steps if trial is not None else 0}
+
+
+def run_test(
+    spec: TrialSpec, channel: Channel, function: Callable[[Trial], Any], prepared: Any = None
+) -> dict[str, Any]:
+    """Call the test function on a checkpoint; return ``metrics`` and ``error``."""
+    seed_everything(spec.seed)
+    try:
+        trial = Trial(spec, channel, prepared)
+        result = function(trial)
+        if not isinstance(result, Mapping):
+            raise ReportError(
+                f"the test function must return its metrics as a dict, got {type(result).__name__}; "
+                'return {"test_accuracy": ...}'
+            )
+        metrics = {str(name): Trial._number(trial.step, str(name), value) for name, value in result.items()}
+        return {"metrics": metrics, "error": None, "step": trial.step}
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        return {"metrics": {}, "error": describe_error(error), "step": 0}
+
+
+def _how_far(trial: Trial) -> str:
+    steps = trial.reported_steps
+    if trial.max_steps is not None and steps >= trial.max_steps:
+        return f"all {steps} step{'s' * (steps != 1)} done"
+    return f"the function returned after step {steps}"
+
+
+def _returned(trial: Trial, result: Any) -> None:
+    is_number = hasattr(result, "item") or (isinstance(result, Real) and not isinstance(result, bool))
+    if (isinstance(result, Mapping) or is_number) and trial.reported_steps:
+        raise ReportError(
+            "the training function reported its steps and returned a result too, which belongs to no step; "
+            "report everything with trial.report() and return nothing"
+        )
+    if isinstance(result, Mapping):
+        trial.report(result)
+    elif is_number:
+        trial.report({trial._spec.metric: result})
+    elif result is not None:
+        raise ReportError(
+            f"the training function may return nothing, a number (the objective) or a dict of metrics, "
+            f"got {type(result).__name__}; call trial.report() instead"
+        )
+    if trial.reported_steps == 0:
+        raise ReportError(
+            f"the training function returned without a report; call trial.report({trial._spec.metric}=...), "
+            "or return the objective"
+        )
+
+
+def describe_error(error: BaseException) -> dict[str, Any]:
+    """``kind`` (error, report, checkpoint, memory, exit), ``message`` and ``traceback`` (its end, from the user's
+    code on).
+    """
+    torch = sys.modules.get("torch")
+    if isinstance(error, ReportError):
+        kind = "report"
+    elif isinstance(error, CheckpointError):
+        kind = "checkpoint"
+    elif isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.cuda.OutOfMemoryError)):
+        kind = "memory"
+    elif isinstance(error, SystemExit):
+        return {"kind": "exit", "message": f"the training function called sys.exit({error.code!r})", "traceback": ""}
+    else:
+        kind = "error"
+    name = type(error).__name__
+    text = str(error) or "(no message)"
+    tail = _user_traceback(error.__traceback__)
+    lines = "".join(traceback.format_exception(type(error), error, tail)).splitlines()
+    return {
+        "kind": kind,
+        "message": text if kind == "report" else f"{name}: {text}"[:2000],
+        "traceback": "\n".join(lines[-TRACEBACK_LINES:]),
+    }
+
+
+def _user_traceback(tail: TracebackType | None) -> TracebackType | None:
+    """The traceback without our own frames at its head: what a user wants to see begins in their function."""
+    whole = tail
+    while tail is not None and tail.tb_frame.f_code.co_filename.startswith(PACKAGE):
+        tail = tail.tb_next
+    return tail or whole

@@ -1,0 +1,70 @@
+"""How a trial talks to whoever runs it: one JSON object a line over a socket."""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+from typing import Any, Protocol
+
+__all__ = ["Channel", "SocketChannel", "receive_lines"]
+
+
+class Channel(Protocol):
+    """The trial's end of the conversation."""
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Tell something; never waits for an answer."""
+
+    def poll(self) -> dict[str, Any] | None:
+        """A request that has arrived, or None; never waits."""
+
+    def wait(self) -> dict[str, Any]:
+        """The next request; waits for it."""
+
+
+def receive_lines(sock: socket.socket, buffer: bytearray) -> list[dict[str, Any]] | None:
+    """The messages that one ``recv`` completes (``buffer`` keeps the rest); None when the other end has closed."""
+    try:
+        data = sock.recv(65536)
+    except BlockingIOError:
+        return []
+    except (ConnectionResetError, BrokenPipeError):
+        return None
+    if not data:
+        return None
+    buffer += data
+    *lines, rest = bytes(buffer).split(b"\n")
+    buffer[:] = rest
+    return [json.loads(line) for line in lines if line]
+
+
+class SocketChannel:
+    """A channel over a connected stream socket. When the other end is gone, nobody wants the trial: it exits."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._buffer = bytearray()
+        self._queue: list[dict[str, Any]] = []
+
+    def send(self, message: dict[str, Any]) -> None:
+        try:
+            self._socket.sendall(json.dumps(message).encode() + b"\n")
+        except (BrokenPipeError, ConnectionResetError):
+            raise SystemExit(1) from None
+
+    def poll(self) -> dict[str, Any] | None:
+        if not self._queue and select.select([self._socket], [], [], 0)[0]:
+            self._fill()
+        return self._queue.pop(0) if self._queue else None
+
+    def wait(self) -> dict[str, Any]:
+        while not self._queue:
+            self._fill()
+        return self._queue.pop(0)
+
+    def _fill(self) -> None:
+        messages = receive_lines(self._socket, self._buffer)
+        if messages is None:
+            raise SystemExit(1)
+        self._queue += messages

@@ -1,0 +1,140 @@
+"""Checkpoints on disk: written whole or not at all, checksummed, never loaded when damaged.
+
+A checkpoint is a folder with ``manifest.json`` (what it is, every file's size and SHA-256, and the reports of its
+attempt so far) beside ``state.pt`` or ``state.pkl`` (what ``trial.steps(**state)`` keeps) and ``files/`` (what the
+user saved through ``trial.checkpoint_dir()``). It is built under a temporary name and renamed when complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+
+from raytuner.errors import CheckpointError
+
+__all__ = ["load_checkpoint", "read_manifest", "remove_checkpoint", "verify_checkpoint", "write_checkpoint"]
+
+SCHEMA = "raytuner.checkpoint/1"
+MANIFEST = "manifest.json"
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_checkpoint(
+    target: Path, state: Mapping[str, Any] | None, *, meta: Mapping[str, Any], files: Path | None = None
+) -> int:
+    """Write ``state`` (and the folder ``files``, which is moved in) as the checkpoint ``target``; return its bytes.
+
+    ``meta`` goes into the manifest: ``trial``, ``attempt``, ``step``, ``reports``.
+    Raises CheckpointError when it cannot be written; then nothing stands at ``target``.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        if files is not None:
+            files.rename(temporary / "files")
+        if state is not None:
+            _write_state(temporary, state)
+        listing: dict[str, dict[str, Any]] = {}
+        total = 0
+        for path in sorted(p for p in temporary.rglob("*") if p.is_file()):
+            size = path.stat().st_size
+            listing[path.relative_to(temporary).as_posix()] = {"bytes": size, "sha256": _digest(path)}
+            _sync(path)
+            total += size
+        manifest = temporary / MANIFEST
+        manifest.write_text(json.dumps({"schema": SCHEMA, **meta, "files": listing}))
+        total += manifest.stat().st_size
+        _sync(manifest)
+        if target.exists():  # the same step of the same attempt: the newer one counts
+            remove_checkpoint(target)
+        temporary.rename(target)
+        _sync(target.parent)
+    except (OSError, RuntimeError, pickle.PicklingError, TypeError, AttributeError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(
+            f"{target}: the checkpoint could not be written ({type(error).__name__}: {error}); "
+            "free some disk space, or pass only what can be saved to trial.steps()"
+        ) from error
+    return total
+
+
+def _write_state(folder: Path, state: Mapping[str, Any]) -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.save(dict(state), folder / "state.pt")
+    else:
+        with (folder / "state.pkl").open("wb") as file:
+            pickle.dump(dict(state), file, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest alone. Raises CheckpointError when it is missing or unreadable."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+            raise ValueError(f"its schema is not {SCHEMA}")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: the checkpoint is incomplete or damaged ({error}); it is not used") from error
+    return manifest
+
+
+def verify_checkpoint(path: Path) -> dict[str, Any]:
+    """The manifest, after every file was found whole. Raises CheckpointError that names the damaged file."""
+    manifest = read_manifest(path)
+    for name, entry in manifest["files"].items():
+        file = path / name
+        if not file.is_file():
+            raise CheckpointError(f"{path}: the checkpoint is damaged, {name} is missing; it is not used")
+        if file.stat().st_size != entry["bytes"] or _digest(file) != entry["sha256"]:
+            raise CheckpointError(
+                f"{path}: the checkpoint is damaged, {name} is not what was written (SHA-256 differs); it is not used"
+            )
+    return manifest
+
+
+def load_checkpoint(path: Path | str, *, device: str = "cpu") -> dict[str, Any]:
+    """The state saved at ``path``, checked first; tensors on ``device``. Empty when only files were saved.
+
+    The state is unpickled: load checkpoints of your own experiments only.
+    Raises CheckpointError when it is damaged.
+    """
+    path = Path(path)
+    verify_checkpoint(path)
+    if (path / "state.pt").exists():
+        import torch
+
+        return cast("dict[str, Any]", torch.load(path / "state.pt", map_location=device, weights_only=False))
+    if (path / "state.pkl").exists():
+        with (path / "state.pkl").open("rb") as file:
+            return cast("dict[str, Any]", pickle.load(file))  # noqa: S301 - our own, its checksum was right
+    return {}
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Delete a checkpoint. Renamed first, so that a half-deleted one never looks like a whole one."""
+    doomed = path.with_name(f".{path.name}.removed")
+    with suppress(FileNotFoundError):
+        shutil.rmtree(doomed, ignore_errors=True)
+        path.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)

@@ -1,0 +1,126 @@
+"""What a trial keeps from step to step: collected for a checkpoint, copied in memory, put back after a restart."""
+
+from __future__ import annotations
+
+import copy
+import random
+import sys
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+import numpy as np
+
+from raytuner.errors import CheckpointError
+
+__all__ = ["collect", "restore", "rng_states", "seed_everything", "set_rng_states", "snapshot"]
+
+RNG = "__rng__"
+
+
+def collect(objects: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of each named object: its ``state_dict()``, a generator's state, or the value itself."""
+    state: dict[str, Any] = {}
+    for name, value in objects.items():
+        if isinstance(value, np.random.Generator):
+            state[name] = value.bit_generator.state
+        elif hasattr(value, "state_dict"):
+            state[name] = value.state_dict()
+        else:
+            state[name] = value
+    return state
+
+
+def snapshot(state: Any) -> Any:
+    """A copy in memory that later training steps do not change; tensors are copied to the CPU."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(state, torch.Tensor):
+        tensor = state.detach()
+        return tensor.clone() if tensor.device.type == "cpu" else tensor.to("cpu", copy=True)
+    if isinstance(state, np.ndarray):
+        return state.copy()
+    if isinstance(state, dict):
+        copied = {key: snapshot(value) for key, value in state.items()}
+        if type(state) is dict:
+            return copied
+        same = copy.copy(state)  # OrderedDict and the like, with its attributes (a state_dict's _metadata)
+        same.update(copied)
+        return same
+    if type(state) in (list, tuple):
+        return type(state)(snapshot(value) for value in state)
+    if isinstance(state, (str, bytes, int, float, bool, type(None))):
+        return state
+    return copy.deepcopy(state)
+
+
+def restore(objects: MutableMapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Put ``saved`` back into the named objects: in place where there is a way, else by replacing the entry.
+
+    Raises CheckpointError when a name was not saved, or does not fit.
+    """
+    for name, target in objects.items():
+        if name not in saved:
+            raise CheckpointError(
+                f"the checkpoint holds no {name!r}, only {sorted(k for k in saved if k != RNG)}; "
+                "pass the same names to trial.steps() and trial.restore() as when it was saved"
+            )
+        try:
+            objects[name] = _put(target, saved[name])
+        except CheckpointError:
+            raise
+        except Exception as error:
+            raise CheckpointError(
+                f"the checkpoint's {name!r} does not fit what was passed ({type(error).__name__}: {error}); "
+                "build it from trial.config, as when it was saved"
+            ) from error
+
+
+def _put(target: Any, saved: Any) -> Any:
+    torch = sys.modules.get("torch")
+    if isinstance(target, np.random.Generator):
+        target.bit_generator.state = saved
+    elif hasattr(target, "load_state_dict"):
+        target.load_state_dict(saved)
+    elif isinstance(target, np.ndarray):
+        target[...] = saved
+    elif torch is not None and isinstance(target, torch.Tensor):
+        with torch.no_grad():
+            target.copy_(saved)
+    elif isinstance(target, dict):
+        target.clear()
+        target.update(saved)
+    elif isinstance(target, list):
+        target[:] = saved
+    else:
+        return saved
+    return target
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and (where it is loaded) torch's global generators."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.manual_seed(seed)
+
+
+def rng_states() -> dict[str, Any]:
+    """The states of the global generators, those of CUDA only when it is in use."""
+    states: dict[str, Any] = {"python": random.getstate(), "numpy": np.random.get_state()}
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        states["torch"] = torch.get_rng_state()
+        if torch.cuda.is_initialized():
+            states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def set_rng_states(states: Mapping[str, Any]) -> None:
+    """Put the global generators back to ``states``."""
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch = sys.modules.get("torch")
+    if torch is not None and "torch" in states:
+        torch.set_rng_state(states["torch"].cpu())
+        if "cuda" in states and torch.cuda.is_available():
+            torch.cuda.set_rng_state(states["cuda"].cpu())

@@ -1,0 +1,327 @@
+"""The object that a training function works with."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from raytuner.errors import CheckpointError, ReportError, TrialError
+from raytuner.training.channel import Channel
+from raytuner.training.checkpoint import load_checkpoint, verify_checkpoint
+from raytuner.training.keeper import CheckpointKeeper, CheckpointPolicy
+from raytuner.training.state import RNG, restore, set_rng_states
+
+__all__ = ["Trial", "TrialSpec", "TrialStop"]
+
+
+class TrialStop(BaseException):
+    """Unwinds a training function that has nothing more to do. Not an Exception: user code must not catch it."""
+
+    def __init__(self, status: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """Everything a process needs to know to run one attempt of a trial; plain data."""
+
+    trial: str
+    attempt: int
+    config: dict[str, Any]
+    seed: int
+    dir: str
+    """The trial's folder."""
+    metric: str
+    mode: str = "min"
+    select: str = "best"
+    max_steps: int | None = None
+    decides: tuple[int, ...] | None = ()
+    """Steps after which the scheduler decides; None means every step."""
+    pauses: bool = False
+    """The scheduler may pause at a deciding step: a checkpoint is taken before it is asked."""
+    checkpoints: tuple[str, ...] = ()
+    """Where to start from: the first of these that is whole."""
+    deadline: float | None = None
+    """When the time budget ends (seconds since the epoch)."""
+    policy: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of CheckpointPolicy."""
+    gpus: tuple[str, ...] = ()
+    cpus: float = 1.0
+    best: tuple[float, int] | None = None
+    """The best value so far and its step, of earlier attempts."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TrialSpec:
+        """The spec that ``dataclasses.asdict`` and a trip through JSON made of one."""
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        return cls(**plain)
+
+
+class Trial:
+    """One configuration being trained. A training function gets it as its only argument.
+
+    >>> def train(trial):
+    ...     model, optimizer = build(trial.config)
+    ...     for step in trial.steps(model=model, optimizer=optimizer):
+    ...         fit_one_epoch(model, optimizer)
+    ...         trial.report(val_accuracy=evaluate(model))
+    """
+
+    rank: int = 0
+    """This process' place in a distributed trial; 0 otherwise."""
+    world_size: int = 1
+    """How many processes train this trial."""
+
+    def __init__(self, spec: TrialSpec, channel: Channel, prepared: Any = None) -> None:
+        self._spec = spec
+        self._channel = channel
+        self.prepared = prepared
+        """What the training module's ``prepare()`` returned; loaded once a node and shared. Do not change it."""
+        self.id = spec.trial
+        self.attempt = spec.attempt
+        self.config: dict[str, Any] = dict(spec.config)
+        """The parameters' values; parameters that are not active are absent."""
+        self.seed = spec.seed
+        """Seeds everything in this trial; the global generators were seeded with it already."""
+        self.max_steps = spec.max_steps
+        self.dir = Path(spec.dir)
+        """The trial's own folder, kept with the results."""
+        self.device = "cuda" if spec.gpus else "cpu"
+        """Where to put models and data."""
+        self.state: dict[str, Any] = {}
+        """What ``steps(**state)`` was given; plain values are read, set and restored here."""
+        self.checkpoint: Path | None = None
+        """The files that ``checkpoint_dir()`` saved, when the trial starts from such a checkpoint."""
+        self.step = 0
+        """The step in progress, or the last one reported outside ``steps()``; 0 before the first."""
+        self._reported = 0
+        self._in_steps = False
+        self._failed = False
+        self._started = time.monotonic()
+        self._earlier_seconds = 0.0
+        self._last_report = self._started
+        self._step_seconds = 0.0
+        self._source: Path | None = None
+        self._keeper = CheckpointKeeper(spec, channel, CheckpointPolicy(**spec.policy))
+        self._open_start()
+
+    # -- where the trial starts ---------------------------------------------------------------------------------
+
+    def _open_start(self) -> None:
+        for path in map(Path, self._spec.checkpoints):
+            try:
+                manifest = verify_checkpoint(path)
+            except CheckpointError as error:
+                self._channel.send({"m": "warning", "text": str(error)})
+                continue
+            self._source = path
+            self.step = self._reported = int(manifest["step"])
+            self._earlier_seconds = float(manifest.get("seconds", 0.0))
+            self._keeper.continue_from(path, manifest)
+            if (path / "files").is_dir():
+                self.checkpoint = path / "files"
+            break
+        if self._spec.checkpoints and self._source is None:
+            self._channel.send(
+                {"m": "warning", "text": f"trial {self.id}: no checkpoint is whole; it starts from scratch"}
+            )
+
+    def steps(self, **state: Any) -> Iterator[int]:
+        """The steps that are left to train, from 1 (or the one after the checkpoint's) to ``max_steps``.
+
+        ``state`` names what a checkpoint must hold: anything with ``state_dict``/``load_state_dict``, NumPy
+        generators, arrays and tensors (restored in place), and plain values (read and set them in ``trial.state``).
+        The states of Python's, NumPy's and torch's global generators come along. Before the first step, all of it is
+        restored if the trial goes on from a checkpoint.
+
+        Every step must call ``report`` once. The scheduler's decisions and checkpoints take effect between steps.
+        Raises TrialError without ``objective.max_steps``, ReportError for a step without a report.
+        """
+        if self.max_steps is None:
+            raise TrialError(
+                "trial.steps(): objective.max_steps must be set to know how many steps there are, got none; "
+                "set it in the definition, or loop yourself and call trial.report()"
+            )
+        if self._in_steps:
+            raise TrialError("trial.steps() may be used once in a trial, got a second call; merge the loops")
+        self.state.update(state)
+        if self._source is not None and state:
+            saved = load_checkpoint(self._source, device=self._map_device())
+            restore(self.state, saved)
+            if RNG in saved:
+                set_rng_states(saved[RNG])
+        self._in_steps = True
+        self._keeper.watch(self.state)
+        self._last_report = time.monotonic()
+        for step in range(self._reported + 1, self.max_steps + 1):
+            self.step = step
+            yield step
+            if self._reported < step:
+                raise ReportError(
+                    f"step {step} ended without a report; call trial.report({self._spec.metric}=...) once in every step"
+                )
+            self._between_steps(step)
+
+    def restore(self, **state: Any) -> None:
+        """Load the named parts of the checkpoint that the trial starts from (in ``test``: the best one).
+
+        Raises CheckpointError when there is none, or a name is not in it.
+        """
+        if self._source is None:
+            raise CheckpointError(
+                f"trial {self.id} has no checkpoint to restore; pass what must be kept to trial.steps(model=model)"
+            )
+        self.state.update(state)
+        restore(self.state, load_checkpoint(self._source, device=self._map_device()))
+
+    def _map_device(self) -> str:
+        return "cpu"  # load_state_dict copies to where each parameter lives
+
+    # -- what it reports ----------------------------------------------------------------------------------------
+
+    def report(self, metrics: Mapping[str, Any] | None = None, /, **more: Any) -> None:
+        """Report the metrics of a step: finite or not, but numbers; the objective's must be among them, and finite.
+
+        Outside ``steps()`` every report is a step of its own. Raises ReportError for anything else, and for a second
+        report in one step.
+        """
+        self._report({**(metrics or {}), **more})
+
+    def _report(self, values: Mapping[str, Any], files: Path | None = None) -> None:
+        if self._failed:
+            raise ReportError("the trial has already failed by an earlier report; let it end")
+        if self._in_steps and self._reported >= self.step:
+            raise ReportError(f"step {self.step} has reported already; one report a step, with all its metrics")
+        step = self.step if self._in_steps else self._reported + 1
+        numbers = {name: self._number(step, name, value) for name, value in values.items()}
+        metric = self._spec.metric
+        if metric not in numbers:
+            raise ReportError(
+                f"step {step} reported {sorted(numbers)}; the objective {metric!r} is missing; "
+                f"report it, or set objective.metric to one of those"
+            )
+        now = time.monotonic()
+        self._step_seconds, self._last_report = now - self._last_report, now
+        self._reported = self.step = step
+        seconds = self._earlier_seconds + now - self._started
+        report = {"step": step, "metrics": numbers, "time": time.time(), "seconds": seconds}
+        if not math.isfinite(numbers[metric]):
+            self._failed = True
+            self._channel.send({"m": "report", **report})
+            raise ReportError(f"step {step} reported {metric}={numbers[metric]}; the objective must be a finite number")
+        self._keeper.reported(report)
+        self._channel.send({"m": "report", **report})
+        if files is not None:
+            self._keeper.save(step, reason="user", files=files)
+        if not self._in_steps:
+            self._between_steps(step)
+            if self.max_steps is not None and step >= self.max_steps:
+                raise TrialStop("finished", f"all {self.max_steps} steps done")
+
+    @staticmethod
+    def _number(step: int, name: str, value: Any) -> float:
+        torch = sys.modules.get("torch")
+        if torch is not None and isinstance(value, torch.Tensor) and value.numel() == 1:
+            value = value.item()
+        if hasattr(value, "item") and getattr(value, "size", None) == 1:
+            value = value.item()
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise ReportError(
+                f"step {step}: the metric {name!r} must be a number, got {type(value).__name__} {str(value)[:60]!r}; "
+                "convert it with float(), or log it with trial.log_text()"
+            )
+        return float(value)
+
+    def _between_steps(self, step: int) -> None:
+        """The head of the loop: checkpoints by policy, requests that have arrived, the scheduler's decision."""
+        spec = self._spec
+        last = self.max_steps is not None and step >= self.max_steps
+        decides = not last and (spec.decides is None or step in spec.decides)
+        soon = spec.deadline is not None and time.time() + 1.5 * self._step_seconds > spec.deadline
+        self._keeper.between_steps(step, demand="pause" if decides and spec.pauses else "demand" if soon else "")
+        if last:
+            return
+        request = self._channel.poll()
+        if decides and request is None:
+            self._keeper.flush()  # a stop is a kill, so the best so far must be on disk before the question
+            self._channel.send({"m": "decide", "step": step})
+            request = self._channel.wait()
+        if request is not None and request["op"] == "stop":
+            self._keeper.between_steps(step, demand="demand")
+            raise TrialStop("stopped", request.get("reason", "asked to stop"))
+        self._last_report = time.monotonic()  # waiting is not training
+
+    def finish(self) -> None:
+        """Write what is still to be written; called when the training function has returned."""
+        self._keeper.between_steps(self._reported, demand="last" if self.state else "")
+        self._keeper.flush()
+
+    @property
+    def reported_steps(self) -> int:
+        """How many steps were reported, earlier attempts included."""
+        return self._reported
+
+    # -- what it saves by itself ----------------------------------------------------------------------------------
+
+    @contextmanager
+    def checkpoint_dir(self) -> Iterator[Path]:
+        """An empty folder to save into by your own means; leaving the block makes it this step's checkpoint.
+
+        In a later attempt, and in ``test``, ``trial.checkpoint`` is a folder with the same files.
+        """
+        folder = self.dir / f".files-{self.attempt}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        yield folder
+        self._keeper.save(max(self.step, self._reported), reason="user", files=folder)
+
+    # -- what it shows ----------------------------------------------------------------------------------------------
+
+    def log_text(self, name: str, text: str) -> None:
+        """Keep a text as ``name`` (such as ``notes.txt``) among the trial's artifacts."""
+        path = self._artifact(name)
+        path.write_text(text)
+        self._logged(name, path)
+
+    def log_image(self, name: str, image: Any) -> None:
+        """Keep an image as ``name`` (ending in .png or .jpg): an array of shape (height, width) or (height, width, 3
+        or 4), uint8 or floats in [0, 1], or a PIL image.
+        """
+        path = self._artifact(name)
+        if not hasattr(image, "save"):
+            import numpy as np
+            from PIL import Image
+
+            array = np.asarray(image)
+            if array.dtype != np.uint8:
+                array = (np.clip(array, 0.0, 1.0) * 255).round().astype(np.uint8)
+            image = Image.fromarray(array)
+        image.save(path)
+        self._logged(name, path)
+
+    def log_figure(self, name: str, figure: Any) -> None:
+        """Keep a Matplotlib figure as ``name`` (ending in .png, .svg or .pdf)."""
+        path = self._artifact(name)
+        figure.savefig(path, bbox_inches="tight")
+        self._logged(name, path)
+
+    def _artifact(self, name: str) -> Path:
+        relative = Path(name)
+        if relative.is_absolute() or ".." in relative.parts or not name.strip():
+            raise TrialError(f"an artifact's name must be a relative path without '..', got {name!r}; name it plot.png")
+        path = self.dir / "artifacts" / f"{self.step:06d}" / relative
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _logged(self, name: str, path: Path) -> None:
+        self._channel.send({"m": "logged", "step": self.step, "name": name, "path": str(path)})
