@@ -59,17 +59,18 @@ def _print_json(data: dict[str, Any]) -> None:
     print(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
 
 
-# -- a definition ---------------------------------------------------------------------------------------------------
+# -- a definition ----------------------------------------------------------------------------------------------------
 
 
-def _plan(options: argparse.Namespace) -> Any:
+def _plan(options: argparse.Namespace, machine: Any = None) -> Any:
     from raytuner.definition import load
     from raytuner.plan import compile
 
     overrides = list(options.set)
     if getattr(options, "name", None):
         overrides.append(f"name={options.name}")
-    return compile(load(options.file, overrides), file=Path(options.file))
+    definition = load(options.file, overrides)
+    return compile(definition, file=Path(options.file), machine=machine() if machine is not None else None)
 
 
 def _validate(options: argparse.Namespace) -> int:
@@ -110,16 +111,16 @@ def _try(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from raytuner.launch import drive
+    from raytuner.launch import drive, machine
 
-    return _outcome(drive(_plan(options)))
+    return _outcome(drive(_plan(options, machine)))
 
 
 def _outcome(state: Any) -> int:
     return {"finished": 0, "interrupted": INTERRUPTED}.get(state.status, FAILED)
 
 
-# -- a folder of results ----------------------------------------------------------------------------------------------
+# -- a folder of results ---------------------------------------------------------------------------------------------
 
 
 def _folder(options: argparse.Namespace) -> Any:
@@ -225,7 +226,7 @@ def _ui(options: argparse.Namespace) -> int:
     return subprocess.call(ui_command(uri, port=options.port, host=options.host))
 
 
-# -- the words ----------------------------------------------------------------------------------------------------------
+# -- the words -------------------------------------------------------------------------------------------------------
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -31,16 +31,15 @@ class Experiment(BaseModel):
     """A search for good hyper-parameters: what to train, what may vary, how to look, and how long.
 
     The same model is written as YAML (see ``load``) and in Python, where ``train`` and ``test`` may be functions and
-    sections may be dicts:
+    sections may be dicts::
 
-    >>> def train(trial): ...
-    >>> Experiment(
-    ...     name="parabola",
-    ...     train="objectives:train",
-    ...     objective={"metric": "loss", "mode": "min"},
-    ...     space={"x": Float(low=-1.0, high=1.0)},
-    ...     budget={"trials": 20},
-    ... )
+        Experiment(
+            name="parabola",
+            train=train,
+            objective={"metric": "loss", "mode": "min"},
+            space={"x": Float(low=-1.0, high=1.0)},
+            budget={"trials": 20},
+        )
 
     Raises DefinitionError with every problem found.
     """

@@ -94,7 +94,7 @@ def _parameter_range(parameter: Float | Int | Choice) -> _Range:
 
 
 def _compute(op: ast.operator, left: _Range, right: _Range) -> _Range:
-    """Bounds widened by rounding, so that what is only nearly impossible stays possible."""
+    """Bounds, widened unless whole, so that rounding makes nothing impossible."""
     if not all(map(math.isfinite, (*left, *right))):
         return _UNKNOWN
     match op:
@@ -113,4 +113,6 @@ def _widen(ends: list[float]) -> _Range:
     if not all(map(math.isfinite, ends)):
         return _UNKNOWN
     low, high = min(ends), max(ends)
+    if all(isinstance(end, int) for end in ends):
+        return _Range(low, high)
     return _Range(low - 1e-12 * abs(low), high + 1e-12 * abs(high))

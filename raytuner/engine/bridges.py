@@ -32,6 +32,7 @@ class SlotTrial(Trial):  # type: ignore[misc]  # Ray has no types
     def __init__(self, spec: TrialSpec, *, job: str, storage: Any, resources: PlacementGroupFactory) -> None:
         self.attempt = spec.attempt
         self.name = spec.trial
+        self.problem = ""
         super().__init__(
             Slot.__name__,
             trial_id=f"{spec.trial}-{spec.attempt}",
@@ -51,6 +52,10 @@ class SlotTrial(Trial):  # type: ignore[misc]  # Ray has no types
 
     def get_json_state(self) -> tuple[str, str]:
         return "{}", "{}"  # Ray Tune's snapshot is never read: the journal is the record
+
+    def handle_error(self, exc: Exception | None = None) -> None:
+        """Ray Tune would write files and pickle; the conductor records what counts."""
+        self.problem = str(exc)
 
     def update_last_result(self, result: dict[str, Any]) -> None:
         """Keep nothing of a result."""
@@ -172,7 +177,7 @@ class SchedulerBridge(TrialScheduler):  # type: ignore[misc]
         return any(now - since < HOLD_SECONDS for since in self._starting.values())
 
     def choose_trial_to_run(self, controller: Any) -> None:
-        """Called in every round of Ray Tune's loop. Which trial starts is left to Ray Tune: first come, first served."""
+        """Called in every round of Ray Tune's loop. Which trial starts is left to Ray Tune."""
         self._on_tick()
         if self._held and not self._others_come_up():
             for trial in self._held:
@@ -182,7 +187,8 @@ class SchedulerBridge(TrialScheduler):  # type: ignore[misc]
 
     def on_trial_error(self, controller: Any, trial: SlotTrial) -> None:
         self._starting.pop(trial.trial_id, None)
-        self._conductor.lost(trial.name, "its slot was lost (the actor died or could not start)")
+        last = (trial.problem.strip().splitlines() or ["no reason given"])[-1]
+        self._conductor.lost(trial.name, f"its slot was lost: {last}")
 
     def on_trial_complete(self, controller: Any, trial: SlotTrial, result: Any) -> None:
         """Nothing: the conductor knows."""

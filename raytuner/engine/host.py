@@ -112,6 +112,8 @@ class ProcessHost:
                 limits.append(self._last_sign + self._step_timeout)
             for message in self._client.wait(process, max(0.0, min(limits) - now)):
                 self._take(batch, message)
+            if batch.end is not None and self._process is not None:
+                self._wait_for_exit(process)
             if batch.end is not None or (batch.decide is not None and stop_by is None):
                 return batch
             reason = self._stop.take()
@@ -138,12 +140,10 @@ class ProcessHost:
                 batch.decide = message["step"]
                 self._waiting = True
             case "end":
-                end = {k: message[k] for k in ("status", "reason", "step", "error")}
-                self._wait_for_exit(process)
-                batch.end = end
+                batch.end = {k: message[k] for k in ("status", "reason", "step", "error")}
             case "exit":
                 self._forget(process)
-                batch.end = self._crashed(message["code"])
+                batch.end = batch.end or self._crashed(message["code"])
             case kind:
                 self._last_sign = time.monotonic()
                 if kind in ("report", "started"):

@@ -10,6 +10,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -22,9 +23,9 @@ from raytuner.engine.serverclient import ServerSpec, ensure_server
 from raytuner.engine.snapshot import search_path
 from raytuner.errors import LaunchError
 from raytuner.journal import Folder, Tested
-from raytuner.plan import Plan
+from raytuner.plan import Machine, Plan
 
-__all__ = ["Engine", "Interrupt"]
+__all__ = ["Engine", "Interrupt", "connect"]
 
 ADAPTERS = {
     "ray_function": "raytuner.engine.raycode:adapt_function",
@@ -54,14 +55,13 @@ class Interrupt:
 
 @dataclass
 class Engine:
-    """Runs a conductor's trials on Ray Tune."""
+    """Runs a conductor's trials on Ray Tune: on the Ray that this process is connected to, else on one of its own."""
 
     plan: Plan
     folder: Folder
     conductor: Conductor
     interrupt: Interrupt
-    address: str | None = None
-    """A running Ray cluster's; None starts Ray on this machine."""
+    _own_ray: bool = False
     _server: subprocess.Popen[bytes] | None = None
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds that parts of the start took."""
@@ -105,28 +105,25 @@ class Engine:
         quiet_ray()
         import ray
 
-        threading.Thread(target=_import_tune, name="import-tune", daemon=True).start()
-        warm = threading.Thread(target=self.conductor.search.warm_up, name="import-search", daemon=True)
-        warm.start()
+        importing = threading.Thread(target=_import_tune, name="import-tune", daemon=True)
+        importing.start()
+        threading.Thread(target=self.conductor.search.warm_up, name="import-search", daemon=True).start()
         try:
-            if ray.is_initialized():
-                self._own_ray = False
-                return
-            self._own_ray = True
-            if self.address:
-                ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR)
-            else:
+            if not ray.is_initialized():
+                self._own_ray = True
+                machine = self.plan.machine
                 ray.init(
                     address="local",
-                    num_cpus=self.plan.machine.cpus,
-                    num_gpus=self.plan.machine.gpus,
+                    num_cpus=machine.cpus,
+                    num_gpus=machine.gpus,
                     include_dashboard=False,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                 )
         except (ConnectionError, RuntimeError, ValueError) as error:
-            where = self.address or "this machine"
-            raise LaunchError(f"Ray could not be started on {where}: {error}") from error
+            raise LaunchError(f"Ray could not be started on this machine: {error}") from error
+        finally:
+            importing.join()  # two threads that import modules which import each other see half of them
 
     # -- running ----------------------------------------------------------------------------------------------------
 
@@ -277,7 +274,7 @@ class Engine:
         """End the server and, if it was started here, Ray."""
         if self._server is not None:
             self._server.terminate()
-        if getattr(self, "_own_ray", False):
+        if self._own_ray:
             import ray
 
             ray.shutdown()
@@ -286,6 +283,23 @@ class Engine:
             self._server_spec.socket.unlink(missing_ok=True)
         if hasattr(self, "_server_spec"):
             self._server_spec.socket.with_suffix(".lock").unlink(missing_ok=True)
+
+
+def connect(address: str | None) -> Machine | None:
+    """What the Ray that this process is (or, with an address, is to be) connected to has; None without one."""
+    if address is not None:
+        quiet_ray()
+        import ray
+
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise LaunchError(f"Ray at {address} could not be reached: {error}") from error
+    ray_module = sys.modules.get("ray")
+    if ray_module is None or not ray_module.is_initialized():
+        return None
+    total = ray_module.cluster_resources()
+    return Machine(cpus=int(total.get("CPU", 0)), gpus=int(total.get("GPU", 0)))
 
 
 def _import_tune() -> None:

@@ -15,7 +15,7 @@ from raytuner.journal.events import (
     TrialStarted,
 )
 from raytuner.journal.folder import Folder, Lock
-from raytuner.journal.log import Cursor, JournalReader, JournalWriter
+from raytuner.journal.log import Cursor, JournalReader, JournalWriter, events_beyond
 from raytuner.journal.state import Checkpoint, ExperimentState, Step, TrialState, replay
 
 __all__ = [
@@ -40,5 +40,6 @@ __all__ = [
     "TrialEnded",
     "TrialStarted",
     "TrialState",
+    "events_beyond",
     "replay",
 ]

@@ -18,7 +18,7 @@ from pathlib import Path
 from raytuner.errors import JournalError
 from raytuner.journal.events import SCHEMA, Event, decode, encode
 
-__all__ = ["Cursor", "JournalReader", "JournalWriter"]
+__all__ = ["Cursor", "JournalReader", "JournalWriter", "events_beyond"]
 
 
 def _line(payload: str) -> bytes:
@@ -190,3 +190,16 @@ class JournalReader:
                 f"{path}: the journal's schema must be raytuner.journal/{SCHEMA} or older, got {schema}; "
                 "upgrade raytuner to read it"
             )
+
+
+def events_beyond(folder: Path, cursor: Cursor) -> int:
+    """How many events of the journal in ``folder`` lie beyond the cursor, counted without reading them."""
+    events = 0
+    for path in _segments(folder):
+        number = int(path.stem)
+        if number >= cursor.segment:
+            offset = cursor.offset if number == cursor.segment else 0
+            with path.open("rb") as file:
+                file.seek(offset)
+                events += max(0, file.read().count(b"\n") - (offset == 0))  # a segment's first line is its schema
+    return events

@@ -1,5 +1,5 @@
 """Where the driver runs."""
 
-from raytuner.launch.local import drive, plan_of, resume, run
+from raytuner.launch.local import drive, machine, plan_of, resume, run
 
-__all__ = ["drive", "plan_of", "resume", "run"]
+__all__ = ["drive", "machine", "plan_of", "resume", "run"]

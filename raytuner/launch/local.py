@@ -19,19 +19,19 @@ from rich.console import Console
 
 from raytuner.definition import Experiment, to_yaml
 from raytuner.definition import load as load_definition
-from raytuner.engine import Conductor, Engine, Interrupt, changed_since, take_snapshot
+from raytuner.engine import Conductor, Engine, Interrupt, changed_since, connect, take_snapshot
 from raytuner.errors import JournalError, LaunchError, RaytunerError
 from raytuner.journal import DriverEnded, DriverStarted, ExperimentState, Folder, JournalReader, JournalWriter, Lock
 from raytuner.launch.progress import Progress
 from raytuner.launch.summary import print_summary
-from raytuner.plan import Plan
+from raytuner.plan import Machine, Plan
 from raytuner.plan import compile as compile_plan
 from raytuner.tracking import Tracker, start_tracker
 
 if TYPE_CHECKING:
     from raytuner.analysis import Results
 
-__all__ = ["drive", "plan_of", "resume", "run"]
+__all__ = ["drive", "machine", "plan_of", "resume", "run"]
 
 TRACKING_SECONDS = 120.0
 """How long the driver waits at its end for MLflow to catch up."""
@@ -52,9 +52,10 @@ def run(
             'put the call under `if __name__ == "__main__":`'
         )
     if isinstance(experiment, Experiment):
-        plan = compile_plan(experiment)
+        plan = compile_plan(experiment, machine=machine())
     else:
-        plan = compile_plan(load_definition(experiment, list(overrides)), file=Path(experiment))
+        definition = load_definition(experiment, list(overrides))
+        plan = compile_plan(definition, file=Path(experiment), machine=machine())
     state = drive(plan, quiet=quiet)
     from raytuner.analysis import load as load_results  # pandas, which a trial need not wait for
 
@@ -85,7 +86,8 @@ def plan_of(folder: Folder) -> Plan:
     here = {"storage": str(folder.path.parent), "name": folder.path.name}
     experiment = Experiment.from_yaml(folder.definition.read_text()).model_copy(update=here)
     code = folder.code if folder.code.is_dir() else root
-    return replace(compile_plan(experiment, file=Path(file) if file else None, import_root=code), import_root=root)
+    plan = compile_plan(experiment, file=Path(file) if file else None, import_root=code, machine=machine())
+    return replace(plan, import_root=root)
 
 
 def drive(plan: Plan, *, resuming: bool = False, quiet: bool = False, file: IO[str] | None = None) -> ExperimentState:
@@ -105,7 +107,7 @@ def drive(plan: Plan, *, resuming: bool = False, quiet: bool = False, file: IO[s
             conductor.record(_driver_started(plan, journal.segment))
             conductor.take_over()
             conductor.warnings += _changed(folder) if resuming else []
-            engine = Engine(plan, folder, conductor, interrupt, address=os.environ.get("RAY_ADDRESS"))
+            engine = Engine(plan, folder, conductor, interrupt)
             _go(plan, folder, engine, conductor, console)
             journal.sync()
     return state
@@ -153,6 +155,11 @@ def _finish_tracking(tracker: Tracker | None, console: Console) -> str:
         if tracker.wait(TRACKING_SECONDS):
             return ""
     return tracker.problem() or "not everything is there yet"
+
+
+def machine() -> Machine | None:
+    """The cluster's, if ``RAY_ADDRESS`` names one or this process is connected; None for this machine."""
+    return connect(os.environ.get("RAY_ADDRESS"))
 
 
 def _create(plan: Plan, folder: Folder) -> None:

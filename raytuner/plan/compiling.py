@@ -117,6 +117,11 @@ def _warnings(
     code: Mapping[str, CodeInfo],
 ) -> list[str]:
     warnings = [warning for info in code.values() for warning in info.warnings]
+    warnings += [
+        f"{where}: its options belong to other code, and are checked when the run starts"
+        for where in ("search", "scheduler")
+        if f"{where}.type" in code
+    ]
     trials, wanted = experiment.budget.trials, experiment.resources.concurrent_trials
     if trials is not None and configurations is not None and trials > configurations:
         warnings.append(f"budget.trials is {trials}, but there are only {configurations} configurations to try")

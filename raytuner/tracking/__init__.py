@@ -3,6 +3,6 @@
 from raytuner.tracking.address import resolve_uri
 from raytuner.tracking.progress import behind
 from raytuner.tracking.tracker import Tracker, start_tracker, sync
-from raytuner.tracking.ui import ui_command
+from raytuner.tracking.ui import ui_address, ui_command
 
-__all__ = ["Tracker", "behind", "resolve_uri", "start_tracker", "sync", "ui_command"]
+__all__ = ["Tracker", "behind", "resolve_uri", "start_tracker", "sync", "ui_address", "ui_command"]

@@ -23,6 +23,7 @@ from raytuner.tracking.tracker import PATIENCE
 
 _INTERVAL = 2.0  # seconds between two flushes while the driver is at work
 _LOOK = 0.5  # seconds between two looks at the driver
+_LINGER = 60.0  # seconds that a driver whose journal ended is given to say goodbye
 
 
 class _Driver:
@@ -61,31 +62,37 @@ class _Loop:
         self._driver = driver
         self._patience = patience
         self._deadline = math.inf
+        self._ended_at = math.inf
         self.told_to_end = threading.Event()
 
     def run(self) -> bool:
         """True when everything is written."""
         while True:
             over = self._over()  # before reading, so that what was written before the end is read after it
-            if not self._follower.patiently(self._left, self._rest):
+            if not self._follower.patiently(self._left, self._rest, last=over):
                 return False
-            if over or self._said_ended():
+            if over:
                 return True
             self._rest(_INTERVAL)
 
     def _over(self) -> bool:
-        if self._deadline is math.inf and (self.told_to_end.is_set() or self._driver.gone()):
+        if self._deadline is math.inf and (self.told_to_end.is_set() or self._driver.gone() or self._said_ended()):
             self._deadline = time.monotonic() + self._patience
         return self._deadline is not math.inf
 
     def _said_ended(self) -> bool:
+        """Has the journal ended, and has the driver had the time to write its report?"""
         state = self._follower.translator.state
-        ended = state.status not in {"pending", "running"}
-        return ended and (self._driver.pid is None or state.drivers[-1].pid == self._driver.pid)
+        if state.status in {"pending", "running"}:
+            return False
+        if self._driver.pid is None:
+            return True
+        if state.drivers[-1].pid != self._driver.pid:  # the end of an earlier driver: ours has not begun
+            return False
+        self._ended_at = min(self._ended_at, time.monotonic())
+        return time.monotonic() > self._ended_at + _LINGER
 
     def _left(self) -> float:
-        if self._said_ended() and self._deadline is math.inf:
-            self._deadline = time.monotonic() + self._patience
         self._over()
         return self._deadline - time.monotonic()
 

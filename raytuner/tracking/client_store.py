@@ -53,7 +53,7 @@ class ClientStore:
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
-        self._experiment = ""
+        self.experiment_id = ""
         self._client: Any = self._ask(self._connect)
 
     def _connect(self) -> Any:
@@ -89,19 +89,19 @@ class ClientStore:
             root = artifact_root(self._uri)
             location = f"{root}/{experiment}" if root else None
             created = self._client.create_experiment(experiment, artifact_location=location, tags=dict(labels))
-            self._experiment = str(created)
+            self.experiment_id = str(created)
             return {}
         if found.lifecycle_stage != "active":
             raise TrackingError(
                 f"{self._uri}: the MLflow experiment {experiment!r} must not be deleted, and it is; restore it with "
                 f"`mlflow experiments restore -x {found.experiment_id}`, or give this experiment another name"
             )
-        self._experiment = str(found.experiment_id)
+        self.experiment_id = str(found.experiment_id)
         found_runs: list[Any] = []
         token = None
         while True:
             page = self._client.search_runs(
-                [self._experiment],
+                [self.experiment_id],
                 filter_string=f"tags.`{EXPERIMENT}` = '{key}'",
                 run_view_type=ViewType.ALL,
                 page_token=token,
@@ -120,7 +120,7 @@ class ClientStore:
             nesting = {"mlflow.parentRunId": parent.id} if parent else {}
             tags = {**birth.tags, **nesting, "mlflow.user": birth.user}
             run = self._ask(lambda birth=birth, tags=tags: self._client.create_run(  # type: ignore[misc]
-                self._experiment, start_time=birth.started, tags=tags, run_name=birth.name
+                self.experiment_id, start_time=birth.started, tags=tags, run_name=birth.name
             ))  # fmt: skip
             runs[trial] = Run(run.info.run_id, run.info.artifact_uri)
         return runs

@@ -1,7 +1,8 @@
-"""What tracking needs of the saved definition: the user's words, and what the runs are labelled with."""
+"""What tracking needs of the saved plan: the user's words, and what the runs are labelled with."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ __all__ = ["Details", "read_details"]
 
 @dataclass(frozen=True)
 class Details:
-    """Parts of ``experiment.yaml``; all empty where there is none."""
+    """Parts of ``plan.json``; all empty where there is none."""
 
     description: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -23,17 +24,13 @@ class Details:
 
 
 def read_details(path: Path) -> Details:
-    """The details in the definition at ``path``. A definition that is not there, or no mapping, has none.
+    """The details in the plan at ``path``; none where there is no plan.
 
-    The file was validated when the experiment started, so that nothing is checked again here.
+    The plan was checked when the experiment started, so that nothing is checked again here.
     """
-    import yaml
-
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return Details()
-    if not isinstance(data, Mapping):
+        data = _mapping(_mapping(json.loads(path.read_text(encoding="utf-8"))).get("experiment"))
+    except (OSError, ValueError):
         return Details()
     tracking = data.get("tracking")
     return Details(

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from raytuner.errors import TrackingError
-from raytuner.journal import Cursor, Folder, JournalReader
-from raytuner.tracking.progress import cursor_file, status_file, unread_lines
-from raytuner.tracking.store import MODEL, PARENT, Run, Store, StoreAway, Update, open_store
+from raytuner.journal import Cursor, Folder, JournalReader, events_beyond
+from raytuner.tracking.progress import cursor_file, status_file
+from raytuner.tracking.store import MODEL, PARENT, Artifact, Run, Store, StoreAway, Update, open_store
 from raytuner.tracking.translate import Translator
 
 __all__ = ["Follower"]
@@ -78,8 +78,10 @@ class Follower:
             self._store.close()
         os.close(self._lock)
 
-    def step(self) -> bool:
-        """Read what is new and write it, a chunk of events at a time. Returns True when nothing is left for now.
+    def step(self, *, last: bool = False) -> None:
+        """Read what is new and write it, a chunk of events at a time, until nothing is left for now.
+
+        last: also put the report there, which is written when the journal has ended.
 
         Raises StoreAway when the store cannot be written now (call again, nothing is lost), TrackingError when it
         never can, JournalError when the journal is damaged.
@@ -90,18 +92,24 @@ class Follower:
             if self._runs is None and self.translator.key:
                 self._connect()
             if not self._waiting:
-                return True
+                break
             self._flush()
             self._waiting = {}
             self.problem = ""
             self.report()
+        if last and self._store is not None and self._runs is not None and PARENT in self._runs:
+            report = self._folder.report
+            self._store.upload(self._runs[PARENT], Artifact(report.name, report))
 
-    def patiently(self, patience: Callable[[], float], sleep: Callable[[float], None] = time.sleep) -> bool:
+    def patiently(
+        self, patience: Callable[[], float], sleep: Callable[[float], None] = time.sleep, *, last: bool = False
+    ) -> bool:
         """``step`` until it works, waiting longer and longer; False when ``patience()`` (seconds left) ends first."""
         pause = _BACKOFF[0]
         while True:
             try:
-                return self.step()
+                self.step(last=last)
+                return True
             except StoreAway as error:
                 self._complain(str(error))
                 self._store, self._runs = None, None
@@ -113,10 +121,10 @@ class Follower:
 
     def report(self) -> None:
         """Write the status file."""
-        behind = unread_lines(self._folder, self._done.cursor)
+        behind = events_beyond(self._folder.journal, self._done.cursor)
         _write_json(status_file(self._folder), {
-            "behind": behind, "error": self.problem or self.refused, "run_id": self._done.parent, "uri": self._uri,
-            "updated": time.time(),
+            "behind": behind, "error": self.problem or self.refused, "updated": time.time(), "uri": self._uri,
+            "run_id": self._done.parent, "experiment_id": self._store.experiment_id if self._store else "",
         })  # fmt: skip
 
     def _complain(self, problem: str) -> None:

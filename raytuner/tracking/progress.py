@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from raytuner.journal import Cursor, Folder
+from raytuner.journal import Cursor, Folder, events_beyond
 
-__all__ = ["behind", "cursor_file", "read_status", "status_file", "unread_lines"]
+__all__ = ["behind", "cursor_file", "read_status", "status_file"]
 
 
 def cursor_file(folder: Folder) -> Path:
@@ -32,17 +32,4 @@ def read_status(folder: Folder) -> dict[str, Any]:
 
 def behind(folder: Folder) -> int:
     """How many events of the journal are not in the store yet."""
-    return unread_lines(folder, Cursor.load(cursor_file(folder)))
-
-
-def unread_lines(folder: Folder, cursor: Cursor) -> int:
-    """How many lines of the journal lie beyond the cursor (a segment's first line, its schema, not counted)."""
-    lines = 0
-    for path in sorted(folder.journal.glob("*.jsonl")):
-        if not path.stem.isdigit() or int(path.stem) < cursor.segment:
-            continue
-        offset = cursor.offset if int(path.stem) == cursor.segment else 0
-        with path.open("rb") as file:
-            file.seek(offset)
-            lines += file.read().count(b"\n") - (offset == 0)
-    return max(lines, 0)
+    return events_beyond(folder.journal, Cursor.load(cursor_file(folder)))

@@ -45,7 +45,7 @@ class SqliteStore:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._experiment = 0
+        self.experiment_id = ""
         self._artifacts = ""
 
     @contextmanager
@@ -75,8 +75,8 @@ class SqliteStore:
                     f"{self._path}: the MLflow experiment {experiment!r} must not be deleted, and it is; restore it "
                     f"with `mlflow experiments restore -x {row[0]}`, or give this experiment another name"
                 )
-            self._experiment, self._artifacts = int(row[0]), str(row[1])
-            rows = connection.execute(_FIND, (EXPERIMENT, key, TRIAL, self._experiment)).fetchall()
+            self.experiment_id, self._artifacts = str(row[0]), str(row[1])
+            rows = connection.execute(_FIND, (EXPERIMENT, key, TRIAL, self.experiment_id)).fetchall()
         return {trial: Run(run_id, uri) for run_id, uri, trial in rows}
 
     def _create_experiment(
@@ -108,7 +108,7 @@ class SqliteStore:
                     "INSERT INTO runs (run_uuid, name, source_type, source_name, entry_point_name, user_id, status,"
                     " start_time, source_version, lifecycle_stage, artifact_uri, experiment_id)"
                     " VALUES (?, ?, 'UNKNOWN', '', '', ?, 'RUNNING', ?, '', 'active', ?, ?)",
-                    (run_id, birth.name, birth.user, birth.started, run.artifacts, self._experiment),
+                    (run_id, birth.name, birth.user, birth.started, run.artifacts, self.experiment_id),
                 )
                 nesting = {"mlflow.parentRunId": parent.id} if parent else {}
                 tags = {**birth.tags, **nesting, "mlflow.runName": birth.name, "mlflow.user": birth.user}

@@ -100,10 +100,13 @@ class Run:
 class Store(Protocol):
     """A place that runs are written to. All raise StoreAway when trying again may help, TrackingError otherwise."""
 
+    experiment_id: str
+    """The MLflow experiment, once ``find`` was asked."""
+
     def find(self, experiment: str, key: str, labels: Mapping[str, str]) -> dict[str, Run]:
         """The runs with the tag ``EXPERIMENT`` = key, by trial (``PARENT`` for the experiment's own).
 
-        Sets the store on the MLflow experiment of this name; creates it, with the tags ``labels``, when it is not there.
+        Sets the store on the MLflow experiment of this name; creates it with the tags ``labels`` when it is not there.
         """
 
     def create(self, births: Mapping[str, Birth], parent: Run | None) -> dict[str, Run]:

@@ -70,7 +70,7 @@ class Tracker:
     def wait(self, timeout: float) -> bool:
         """Have it write what is left, at once, and end. True when all is in the store, False after ``timeout`` seconds.
 
-        Call it after the journal's last event. A tracker that was killed is started once more.
+        Call it after the journal's last event and the report. A tracker that was killed is started once more.
         """
         deadline = time.monotonic() + timeout
         if self.running:
@@ -111,7 +111,7 @@ def sync(folder: Folder, uri: str, *, patience: float = PATIENCE) -> int:
     deadline = time.monotonic() + patience
     try:
         with calm_environment():
-            if not follower.patiently(lambda: deadline - time.monotonic()):
+            if not follower.patiently(lambda: deadline - time.monotonic(), last=True):
                 raise TrackingError(f"{behind(folder)} events are not in MLflow yet: {follower.problem}")
         follower.report()
         if follower.refused:

@@ -140,7 +140,7 @@ class Translator:
         if not self.key:
             birth = json.dumps([event.name, event.at, event.host, event.pid, event.seed])
             self.key = f"{event.name}-{hashlib.sha256(birth.encode()).hexdigest()[:12]}"
-        self.details = read_details(self._folder.definition)
+        self.details = read_details(self._folder.plan)
         self._command = event.command
         self._label(PARENT, "running", "")
         update = self._update(PARENT)
@@ -167,7 +167,6 @@ class Translator:
                 self._label(trial.id, trial.status if trial.status == "paused" else "interrupted", reason, event.at)
         self._label(PARENT, event.status, event.reason, event.at)
         self._measure(PARENT, {"steps": self.state.steps, "train_seconds": self._train_seconds()}, event.at)
-        self._attach(PARENT, Artifact(self._folder.report.name, self._folder.report))
         best = self.state.best
         if self._crowned is not None and (best is None or best.id != self._crowned):
             self._update(self._crowned).tags["raytuner.best"] = "false"
@@ -180,7 +179,7 @@ class Translator:
             self._model(best, best.best_checkpoint)
 
     def _train_seconds(self) -> float:
-        return sum(trial.seconds for trial in self.state.trials.values())
+        return round(sum(trial.seconds for trial in self.state.trials.values()), 3)
 
     def _model(self, best: TrialState, checkpoint: Checkpoint) -> None:
         about: dict[str, Any] = {"trial": best.id, "step": checkpoint.step, self.state.metric: best.value}
@@ -203,7 +202,7 @@ class Translator:
         trial = self.state.trials[event.trial]
         # A paused trial may go on, so that its run does: only the end of the driver ends it.
         self._label(event.trial, event.status, event.reason, event.at if event.status in _ENDS else None)
-        totals: dict[str, float | None] = {"steps": trial.step, "train_seconds": trial.seconds}
+        totals: dict[str, float | None] = {"steps": trial.step, "train_seconds": round(trial.seconds, 3)}
         if trial.value is not None:
             totals |= {f"best/{self.state.metric}": trial.value, "best_step": trial.value_step}
         self._measure(event.trial, totals, event.at, trial.step)

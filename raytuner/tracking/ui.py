@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 
 from raytuner.errors import TrackingError
+from raytuner.journal import Folder
 from raytuner.tracking.address import artifact_root, database, resolve_uri
+from raytuner.tracking.progress import read_status
 
-__all__ = ["ui_command"]
+__all__ = ["ui_address", "ui_command"]
 
 
 def ui_command(uri: str, port: int = 5000, host: str = "127.0.0.1") -> list[str]:
@@ -24,3 +26,16 @@ def ui_command(uri: str, port: int = 5000, host: str = "127.0.0.1") -> list[str]
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
     root = artifact_root(uri)
     return command if root is None else [*command, "--default-artifact-root", root]
+
+
+def ui_address(folder: Folder | None = None, port: int = 5000, host: str = "127.0.0.1") -> str:
+    """The page to open: the runs of the experiment in ``folder``, or all experiments.
+
+    An experiment that is tracked on a server is found there, whatever ``host`` and ``port``.
+    """
+    status = read_status(folder) if folder is not None else {}
+    uri = str(status.get("uri", ""))
+    base = uri if uri.startswith("http") else f"http://{host}:{port}"
+    # Without the workflow MLflow opens its pages for agents, not those for training.
+    place = f"experiments/{status['experiment_id']}/runs" if status.get("experiment_id") else "experiments"
+    return f"{base}/#/{place}?workflowType=machine_learning"

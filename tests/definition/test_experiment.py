@@ -11,8 +11,16 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from raytuner.definition import Budget, Experiment, Objective, Resources, format_duration, format_size
-from raytuner.definition import parse_duration, parse_size
+from raytuner.definition import (
+    Budget,
+    Experiment,
+    Objective,
+    Resources,
+    format_duration,
+    format_size,
+    parse_duration,
+    parse_size,
+)
 from raytuner.errors import DefinitionError, Problem
 from raytuner.search import GridOptions, RandomOptions
 from raytuner.space import Choice, Float, Int
@@ -23,7 +31,7 @@ def train(trial: object) -> None:
 
 
 def test(trial: object) -> dict[str, float]:
-    """The name that DESIGN gives it; pytest must not take it for a test."""
+    """Named as users name it; pytest must not take it for a test."""
     return {}
 
 
@@ -104,7 +112,7 @@ class TestProblems:
     def test_missing_arguments(self) -> None:
         with pytest.raises(DefinitionError) as caught:
             Experiment()
-        assert [problem.where for problem in caught.value.problems] == ["name", "train", "objective", "space"]
+        assert [problem.where for problem in caught.value.problems] == ["name", "train", "objective", "space", "budget"]
 
     def test_between_sections_when_all_are_right_in_themselves(self) -> None:
         problems = refused(defaults={"lr": 1.0}, budget={}, scheduler="asha")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from pathlib import Path
@@ -23,18 +24,17 @@ from raytuner.journal import (
 
 START = 1_760_000_000.0
 OBJECTIVE = {"metric": "val_accuracy", "mode": "max", "max_steps": 27, "select": "best"}
-DEFINITION = """\
-name: {name}
-description: A small network on real images.
-tags: {{team: vision}}
-train: objectives.digits:train
-objective: {{metric: val_accuracy, mode: max, max_steps: 27}}
-space: {{lr: {{type: float, low: 1.0e-4, high: 1.0e-1, log: true}}}}
-search: {{type: hyperopt, startup: 10}}
-scheduler: {{type: asha, grace_steps: 1, reduction_factor: 3}}
-budget: {{trials: {trials}, time: null}}
-tracking: {{mlflow: "sqlite:///mlflow.db", register: {register}}}
-"""
+DEFINITION = {
+    "name": "digits",
+    "description": "A small network on real images.",
+    "tags": {"team": "vision"},
+    "train": "objectives.digits:train",
+    "objective": {"metric": "val_accuracy", "mode": "max", "max_steps": 27, "select": "best"},
+    "search": {"type": "hyperopt", "startup": 10},
+    "scheduler": {"type": "asha", "form": "stop", "grace_steps": 1, "reduction_factor": 3},
+    "budget": {"trials": 50},
+    "tracking": {"mlflow": "sqlite:///mlflow.db"},
+}
 
 
 def driver_started(name: str = "digits", driver: int = 1, **changes) -> DriverStarted:
@@ -55,12 +55,21 @@ def driver_started(name: str = "digits", driver: int = 1, **changes) -> DriverSt
     return DriverStarted(**(fields | changes))
 
 
-def make_folder(root: Path, name: str = "digits", *, trials: int = 50, register: str = "null") -> Folder:
+def make_folder(root: Path, name: str = "digits", *, register: str | None = None) -> Folder:
     """The folder of an experiment, without a journal yet."""
     folder = Folder(root / name)
     folder.path.mkdir(parents=True)
-    folder.definition.write_text(DEFINITION.format(name=name, trials=trials, register=register))
-    folder.plan.write_text('{"schema": "raytuner.plan/1"}')
+    definition = {**DEFINITION, "name": name, "tracking": {**DEFINITION["tracking"], "register": register}}
+    plan = {
+        "schema": "raytuner.plan/1",
+        "search": definition["search"],
+        "scheduler": definition["scheduler"],
+        "seeds": {"experiment": 7},
+        "file": "digits.yaml",
+        "experiment": definition,
+    }
+    folder.plan.write_text(json.dumps(plan))
+    folder.definition.write_text(json.dumps(definition))
     folder.report.write_text("# digits\n")
     return folder
 
@@ -159,8 +168,10 @@ def write_journal(folder: Folder, events: list) -> None:
     writer.close()
 
 
-def make_experiment(root: Path, trials: int = 50, name: str = "digits", *, register: str = "null", **options) -> Folder:
-    folder = make_folder(root, name, trials=trials, register=register)
+def make_experiment(
+    root: Path, trials: int = 50, name: str = "digits", *, register: str | None = None, **options
+) -> Folder:
+    folder = make_folder(root, name, register=register)
     events = experiment_events(folder, trials, **options)
     write_files(events)
     write_journal(folder, events)

@@ -1,0 +1,19 @@
+"""What an experiment has come to, read from its journal: frames, status, report, the best model."""
+
+from raytuner.analysis.best import best, best_lines, export
+from raytuner.analysis.report import report, write_report
+from raytuner.analysis.results import BestTrial, Results, load
+from raytuner.analysis.status import status, status_lines
+
+__all__ = [
+    "BestTrial",
+    "Results",
+    "best",
+    "best_lines",
+    "export",
+    "load",
+    "report",
+    "status",
+    "status_lines",
+    "write_report",
+]

@@ -1,0 +1,99 @@
+"""What every answer about an experiment starts from: its state, whether its driver lives, and its saved plan."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from raytuner.journal import Checkpoint, ExperimentState, Folder, Lock, Tested, TrialState, replay
+
+__all__ = ["Reading", "Savings"]
+
+
+@dataclass(frozen=True)
+class Savings:
+    """What was trained, and what early stopping made unnecessary. All in steps, over all trials."""
+
+    trained: int
+    full: int | None
+    """What every trial that was begun would have taken to the end; None without ``max_steps``."""
+    saved: int
+    """What stopped and paused trials were spared."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The journal of ``folder`` as it stands, folded. ``history=False`` leaves out the single steps."""
+
+    folder: Folder
+    state: ExperimentState
+    alive: bool
+    """Is a driver at work on it?"""
+
+    @classmethod
+    def of(cls, folder: Folder, *, history: bool = False) -> Reading:
+        """Read it now. Raises JournalError when the journal is damaged."""
+        alive = Lock(folder).held_by_other()  # first: a driver that ends meanwhile has written everything by then
+        return cls(folder, replay(folder, history=history), alive)
+
+    @property
+    def name(self) -> str:
+        return self.state.name or self.folder.path.name
+
+    @property
+    def status(self) -> str:
+        """As the journal says; ``interrupted`` where it ends in the middle because the driver was killed."""
+        return "interrupted" if self.state.status == "running" and not self.alive else self.state.status
+
+    @property
+    def reason(self) -> str:
+        """Why it has this status; empty while it runs."""
+        if self.status != self.state.status:
+            driver = self.state.drivers[-1]
+            return f"the driver (process {driver.pid} on {driver.host}) is gone without a word"
+        return self.state.reason
+
+    @property
+    def defaults(self) -> TrialState | None:
+        """The trial of the user's own configuration: the baseline."""
+        return next((trial for trial in self.state.trials.values() if trial.source == "defaults"), None)
+
+    @property
+    def test(self) -> Tested | None:
+        """The last test of the best trial."""
+        best = self.state.best
+        return next((test for test in reversed(self.state.tests) if best and test.trial == best.id), None)
+
+    @property
+    def savings(self) -> Savings:
+        full = self.state.max_steps
+        trials = self.state.trials.values()
+        begun = sum(trial.status != "pending" for trial in trials)
+        spared = sum(full - trial.step for trial in trials if full and trial.status in {"stopped", "paused"})
+        return Savings(self.state.steps, full * begun if full else None, spared)
+
+    @cached_property
+    def plan(self) -> Mapping[str, Any]:
+        """The plan as it was saved; empty where it cannot be read."""
+        try:
+            plan = json.loads(self.folder.plan.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return plan if isinstance(plan, dict) else {}
+
+    def ranked(self) -> list[TrialState]:
+        """The trials that have a value, the best first; the earlier first where values are equal."""
+        sign = -1 if self.state.mode == "max" else 1
+        valued = (trial for trial in self.state.trials.values() if trial.value is not None)
+        return sorted(valued, key=lambda trial: sign * (trial.value or 0.0))
+
+    def path_of(self, trial: TrialState, checkpoint: Checkpoint | None) -> Path | None:
+        """Where a checkpoint lies now; None when it does not stand. The folder may have been moved since."""
+        if checkpoint is None:
+            return None
+        path = Path(checkpoint.path)
+        return path if path.exists() else self.folder.checkpoint(trial.id, checkpoint.step, checkpoint.attempt)

@@ -1,0 +1,202 @@
+"""Stops reach a trial in the middle of a ten-minute step, and what was killed leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from conftest import HERE, Run, processes_of, wait_until
+
+from raytuner.journal import DriverStarted, Folder, JournalReader, TrialEnded, TrialStarted, replay
+from raytuner.launch.control import request_stop
+
+
+def events_of(folder: Folder, kind: type) -> list[Any]:
+    return [event for event in JournalReader(folder.journal).read() if isinstance(event, kind)]
+
+
+STEPS = {"metric": "loss", "mode": "min", "max_steps": 3}
+
+
+def test_the_time_budget_reaches_a_long_step(run: Run) -> None:
+    state, folder = run(train="objectives:endless", objective=STEPS, budget={"time": 12})
+    assert (state.status, state.reason) == ("failed", "no trial reported a result")
+    began = events_of(folder, DriverStarted)[0].at
+    ended = [event.at - began for event in events_of(folder, TrialEnded)]
+    assert ended, "trials had started"
+    assert all(12.0 <= after < 13.2 for after in ended), ended
+    assert {t.status for t in state.trials.values()} == {"stopped"}
+    assert "time budget" in next(iter(state.trials.values())).reason
+
+
+def test_step_timeout_fails_the_trial(run: Run) -> None:
+    _, folder = run(train="objectives:endless", objective=STEPS, step_timeout=1, budget={"trials": 2})
+    started = {event.trial: event.at for event in events_of(folder, TrialStarted)}
+    for event in events_of(folder, TrialEnded):
+        assert event.status == "failed"
+        assert event.error["kind"] == "timeout"
+        assert "step 1 took longer than step_timeout=1s" in event.reason
+    assert set(started) == {"000001", "000002"}
+
+
+def test_one_trial_is_stopped_from_another_shell(run: Run, tmp_path: Path) -> None:
+    """The other trial goes on, until the whole experiment is stopped."""
+    folder = Folder(tmp_path / "results" / "test")
+    asked: dict[str, float] = {}
+
+    def ask() -> None:
+        def running(state_of: str) -> bool:
+            return folder.journal.exists() and replay(folder).trials.get(state_of, None) is not None
+
+        wait_until(lambda: running("000002") and replay(folder).count("running") == 2, 60, "two trials run")
+        asked["000001"] = time.time()
+        request_stop(folder, "1")
+        wait_until(lambda: replay(folder).trials["000001"].ended, 5, "the trial has ended")
+        assert not replay(folder).trials["000002"].ended
+        asked["all"] = time.time()
+        request_stop(folder, None)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    state, _ = run(train="objectives:endless", objective=STEPS, budget={"trials": 2})
+    thread.join()
+    ends = {event.trial: event for event in events_of(folder, TrialEnded)}
+    assert ends["000001"].at - asked["000001"] < 1.2
+    assert ends["000002"].at - asked["all"] < 1.2
+    assert ends["000001"].status == "stopped"
+    assert "raytuner stop" in ends["000001"].reason
+    assert state.status == "interrupted"
+
+
+def start_driver(tmp_path: Path, **fields: Any) -> tuple[subprocess.Popen[str], Folder]:
+    """``raytuner run`` as a process of its own, with a Ray of its own."""
+    definition = {
+        "name": "own",
+        "objective": STEPS,
+        "space": {"x": {"type": "float", "low": -10.0, "high": 10.0}},
+        "search": "random",
+        "tracking": "none",
+        "storage": str(tmp_path / "results"),
+        "resources": {"cpu": 1, "concurrent_trials": 2},
+        **fields,
+    }
+    (tmp_path / "objectives.py").write_text((HERE / "objectives.py").read_text())
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(definition))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "raytuner", "run", str(tmp_path / "experiment.yaml")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "RAYTUNER_TEST_MARK": str(tmp_path), "PYTHONPATH": ""},
+    )
+    return process, Folder(tmp_path / "results" / "own")
+
+
+def running_children(folder: Folder, count: int) -> list[int]:
+    """The processes of ``count`` running trials."""
+
+    def found() -> list[int] | None:
+        if not folder.journal.exists():
+            return None
+        started = [e.pid for e in events_of(folder, TrialStarted)]
+        return started if len(started) >= count else None
+
+    pids: list[int] = wait_until(found, 90, f"{count} trials run")
+    return pids
+
+
+def gone(pids: list[int]) -> bool:
+    return not any(psutil.pid_exists(p) and psutil.Process(p).status() != psutil.STATUS_ZOMBIE for p in pids)
+
+
+@pytest.mark.parametrize("victim", ["driver", "actor"])
+def test_a_kill_leaves_no_process_behind(tmp_path: Path, victim: str) -> None:
+    process, folder = start_driver(tmp_path, train="objectives:with_helper", budget={"trials": 2})
+    try:
+        pids = running_children(folder, 2)
+        helpers = wait_until(
+            lambda: [
+                int(line.split()[1])
+                for log in folder.path.glob("trials/*/stdout.log")
+                for line in log.read_text().splitlines()
+                if line.startswith("helper")
+            ],
+            10,
+            "helpers run",
+        )
+        if victim == "driver":
+            os.kill(process.pid, signal.SIGKILL)
+            wait_until(lambda: gone(pids + helpers), 1.5, "the trials and their helpers are gone")
+            wait_until(lambda: not processes_of(str(tmp_path)), 15, "everything is gone")
+        else:
+            slots = [p for p in processes_of(str(tmp_path)) if "ray::Slot" in " ".join(p.cmdline())]
+            assert len(slots) == 2
+            for slot in slots:
+                slot.kill()
+            wait_until(lambda: gone(pids + helpers), 1.5, "the trials and their helpers are gone")
+            again = running_children(folder, 4)[2:]
+            assert {e.attempt for e in events_of(folder, TrialStarted)} == {1, 2}
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 130
+            wait_until(lambda: gone(again), 1.0, "the second attempts are gone")
+            wait_until(lambda: not processes_of(str(tmp_path)), 15, "everything is gone")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_ctrl_c_ends_cleanly_and_a_resume_finishes(tmp_path: Path) -> None:
+    process, folder = start_driver(
+        tmp_path,
+        train="objectives:curve",
+        test="objectives:curve_test",
+        space={"x": {"type": "float", "low": -10.0, "high": 10.0}, "seconds": {"type": "choice", "values": [0.3]}},
+        objective={"metric": "loss", "mode": "min", "max_steps": 9},
+        budget={"trials": 4},
+        defaults={"x": 2.0, "seconds": 0.3},
+    )
+    try:
+        wait_until(lambda: folder.journal.exists() and replay(folder).steps >= 4, 90, "some steps are on record")
+        at = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert time.monotonic() - at < 10
+        assert "Traceback" not in output
+        assert "raytuner resume" in output
+    finally:
+        process.kill()
+        process.wait()
+    before = replay(folder)
+    assert before.status == "interrupted"
+    cut = [t for t in before.trials.values() if t.reason.startswith("interrupted")]
+    assert cut
+    assert all(t.last_checkpoint is not None and t.last_checkpoint.step == t.step for t in cut if t.step)
+    resumed = subprocess.run(
+        [sys.executable, "-m", "raytuner", "resume", str(folder.path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": ""},
+        timeout=120,
+    )
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    after = replay(folder)
+    assert after.status == "finished"
+    assert [t.status for t in after.trials.values()] == ["finished"] * 4
+    assert all([s.step for s in t.steps] == list(range(1, 10)) for t in after.trials.values())
+    assert after.steps == 4 * 9, "no step that was checkpointed is trained twice"
+    assert [(t.trial, t.metrics) for t in after.tests] == [("000001", {"test_loss": 9.0})]
+    status = subprocess.run(
+        [sys.executable, "-m", "raytuner", "status", "--json", str(folder.path)], capture_output=True, text=True
+    )
+    assert json.loads(status.stdout)["schema"] == "raytuner.status/1"

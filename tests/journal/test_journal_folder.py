@@ -1,0 +1,70 @@
+"""The folder of an experiment, and its lock."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raytuner.errors import JournalError
+from raytuner.journal import Folder, Lock
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from raytuner.journal import Folder, Lock
+lock = Lock(Folder(Path(sys.argv[1]))).acquire()
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path):
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_the_lock_refuses_a_second_process_by_name(tmp_path: Path, holder: subprocess.Popen) -> None:
+    folder = Folder(tmp_path)
+    assert Lock(folder).held_by_other()
+    with pytest.raises(JournalError, match=rf"only one driver.*process {holder.pid} on .*`raytuner stop"):
+        Lock(folder).acquire()
+
+
+def test_a_killed_holder_frees_the_lock(tmp_path: Path, holder: subprocess.Popen) -> None:
+    folder = Folder(tmp_path)
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    assert not Lock(folder).held_by_other()
+    with Lock(folder) as lock:
+        assert f"process {os.getpid()} on" in folder.lock.read_text()
+        assert not lock.held_by_other()
+    assert not Lock(folder).held_by_other()
+
+
+def test_looking_takes_nothing(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    assert not Lock(folder).held_by_other()
+    assert not folder.lock.exists()
+    with Lock(folder):
+        assert Lock(folder).held_by_other()
+        assert Lock(folder).held_by_other()
+        with pytest.raises(JournalError):
+            Lock(folder).acquire()
+
+
+def test_find(tmp_path: Path) -> None:
+    (tmp_path / "results" / "digits" / "journal").mkdir(parents=True)
+    assert Folder.find(tmp_path / "results" / "digits").path == tmp_path / "results" / "digits"
+    with pytest.raises(JournalError, match=r"no journal/ is in it; did you mean .*results/digits\?"):
+        Folder.find(tmp_path / "results")
+    with pytest.raises(JournalError, match="no such folder"):
+        Folder.find(tmp_path / "nowhere")
