@@ -13,7 +13,9 @@ def number(value: float | None) -> str:
     """Five significant digits; a dash for what is not there."""
     if value is None:
         return "–"
-    return str(value) if isinstance(value, int) else f"{value:.5g}"
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:.0f}" if 1e5 <= abs(value) < 1e15 else f"{value:.5g}"
 
 
 def value_text(value: Any) -> str:

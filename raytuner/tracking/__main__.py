@@ -121,8 +121,11 @@ def main() -> int:
     follower = Follower(folder, resolve_uri(arguments.uri), log=sys.stderr)
     loop = _Loop(follower, driver, arguments.patience)
     signal.signal(signal.SIGTERM, lambda *_: loop.told_to_end.set())
-    with calm_environment():
-        complete = loop.run()
+    try:
+        with calm_environment():
+            complete = loop.run()
+    except RaytunerError as error:  # nothing that trying again would mend
+        complete, follower.problem = False, str(error)
     follower.report()
     follower.close()
     if complete and not follower.refused:

@@ -45,12 +45,12 @@ def newest_revision() -> str | None:
 
 
 def revision_of(path: Path) -> str | None:
-    """The revision of the store at ``path``; None when MLflow has not set it up."""
+    """The revision of the store at ``path``; None when MLflow has not set it up. Raises sqlite3.Error."""
     connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
     try:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchall():
+            return None
         rows = connection.execute("SELECT version_num FROM alembic_version").fetchall()
-    except sqlite3.OperationalError:
-        return None
     finally:
         connection.close()
     return str(rows[0][0]) if len(rows) == 1 else None

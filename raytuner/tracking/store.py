@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,8 +141,10 @@ def open_store(uri: str) -> Store:
     if path is not None:
         try:
             known = revision_of(path) == REVISION if path.exists() else create_database(path)
-        except OSError as error:
-            raise StoreAway(f"{path}: the folder of the store must be writable: {error}") from error
+        except (OSError, sqlite3.OperationalError) as error:
+            raise StoreAway(f"{path}: the store must be readable and its folder writable: {error}") from error
+        except sqlite3.DatabaseError as error:
+            raise TrackingError(f"{path}: an SQLite store must be a database: {error}; give another address") from error
         if known:
             from raytuner.tracking.sqlite_store import SqliteStore
 

@@ -57,6 +57,11 @@ class Tracker:
     def running(self) -> bool:
         return self._process.poll() is None
 
+    def kill(self) -> None:
+        """End it at once; what is missing can be written later, by ``sync``."""
+        self._process.kill()
+        self._process.wait()
+
     def progress(self) -> int:
         """How many events of the journal are not in the store yet."""
         return behind(self.folder)
