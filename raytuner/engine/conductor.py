@@ -38,6 +38,8 @@ __all__ = ["Conductor"]
 
 LOST_ATTEMPTS = 3
 """How often a trial is started again after its slot was lost, in one driver's time."""
+INTERRUPTED = "interrupted"
+"""How the reason begins of a trial that a resume goes on with."""
 
 
 class Conductor:
@@ -63,6 +65,8 @@ class Conductor:
         self._running: dict[str, int] = {}
         self._queue: deque[str] = deque()
         self._interrupted: set[str] = set()
+        self._decided: dict[str, int] = {}  # the last step of a trial at which was decided
+        self._unfollowed: dict[str, Decided] = {}  # pauses and stops whose trial's end is not on record
         self._lost: dict[str, int] = {}
         self._told = 0
         self._decides = self._deciding_steps()
@@ -82,12 +86,18 @@ class Conductor:
                     self._interrupted.discard(event.trial)
                 case Decided(action="resume"):
                     self.scheduler.next_to_resume()
+                    self._interrupted.add(event.trial)  # until it has started
                 case Decided() if event.value is not None:
                     self.scheduler.on_report(event.trial, event.step, self._sign * event.value)
+                    self._decided[event.trial] = event.step
                     if event.action == "continue":
                         self._tell(self.state.trials[event.trial], "running")
+                    else:
+                        self._unfollowed[event.trial] = event
                 case TrialEnded():
                     self._learn_end(self.state.trials[event.trial])
+                    self._unfollowed.pop(event.trial, None)
+                    self._interrupted.discard(event.trial)
                     if event.reason.startswith(INTERRUPTED):
                         self._interrupted.add(event.trial)
                 case _:
@@ -97,12 +107,27 @@ class Conductor:
         """Queue what the driver before left unfinished. Call it once this driver's start is on record."""
         for trial in self.state.trials.values():
             if trial.status in ("running", "pending") or trial.id in self._interrupted:
-                self._recover_reports(trial)
+                self._take_up(trial)
                 trial.attempt += 1  # one that was handed out as its driver died may be at work without a record
-                self._queue.append(trial.id)
+        self._promote()
+
+    def _take_up(self, trial: TrialState) -> None:
+        """Queue a trial whose attempt was cut off, after doing what was to be done about it when that happened."""
+        decided = self._unfollowed.pop(trial.id, None)
+        if decided is not None:
+            self._follow(trial, trial.attempt, decided)
+            return
+        self._recover_reports(trial)
+        newest = trial.last_checkpoint
+        at_rung = newest is not None and newest.step == trial.step and self.scheduler.decides_at(trial.step)
+        # It would go on after the deciding step, and not ask again.
+        if not (at_rung and self._decide(trial, trial.attempt, trial.step)):
+            self._queue.append(trial.id)
 
     def _recover_reports(self, trial: TrialState) -> None:
         """A checkpoint can outrun the journal by a batch: write down what it knows and the journal does not."""
+        for gone in [path for path in trial.checkpoints if not Path(path).exists()]:
+            self.record(CheckpointRemoved(trial=trial.id, path=gone))
         folder = self.folder.trial(trial.id) / "checkpoints"
         for path in sorted(folder.glob("[0-9]*-[0-9]*")):
             try:
@@ -110,6 +135,7 @@ class Conductor:
             except CheckpointError as error:
                 self.warnings.append(str(error))
                 continue
+            trial.attempt = max(trial.attempt, manifest["attempt"])
             if str(path) not in trial.checkpoints:
                 size = sum(entry["bytes"] for entry in manifest["files"].values())
                 self.record(
@@ -145,14 +171,27 @@ class Conductor:
             return None
         if self._queue:
             return self._attempt(self.state.trials[self._queue.popleft()])
+        resumed = self._resume()
+        return self._attempt(resumed) if resumed is not None else self._ask()
+
+    def _resume(self) -> TrialState | None:
+        """The paused trial that goes on next, if there is one."""
         resumed = self.scheduler.next_to_resume()
-        if resumed is not None:
-            trial = self.state.trials[resumed]
-            self.record(
-                Decided(trial=resumed, step=trial.step, action="resume", reason="among the best of its rung by now")
-            )
-            return self._attempt(trial)
-        return self._ask()
+        if resumed is None:
+            return None
+        trial = self.state.trials[resumed]
+        reason = "among the best of its rung by now"
+        self.record(Decided(trial=resumed, step=trial.step, action="resume", reason=reason))
+        return trial
+
+    def _promote(self) -> None:
+        """With nothing at work and nothing queued, a paused trial that may go on is all that is left to do: find it
+        now, so that nobody takes the experiment for finished.
+        """
+        if not self._running and not self._queue and self.stopping is None:
+            resumed = self._resume()
+            if resumed is not None:
+                self._queue.append(resumed.id)
 
     def _ask(self) -> TrialSpec | None:
         limit = self.plan.trials
@@ -242,10 +281,10 @@ class Conductor:
             self._message(batch, message, node, gpus or [])
         if batch.end is not None:
             self._ended(trial, batch.attempt, **batch.end)
-            return True
-        if batch.decide is not None:
-            return self._decide(trial, batch.attempt, batch.decide)
-        return False
+        elif batch.decide is None or not self._decide(trial, batch.attempt, batch.decide):
+            return False
+        self._promote()
+        return True
 
     def _message(self, batch: Batch, message: dict[str, Any], node: str, gpus: list[str]) -> None:
         ids: dict[str, Any] = {"trial": batch.trial, "attempt": batch.attempt}
@@ -267,16 +306,24 @@ class Conductor:
                 raise AssertionError(f"a slot sent a message of the unknown kind {other!r}")
 
     def _decide(self, trial: TrialState, attempt: int, step: int) -> bool:
+        """Ask the scheduler, and do as it says; True when the attempt has ended with that."""
+        if self._decided.get(trial.id, 0) >= step:
+            return False  # trained again after a loss: decided long since
         value = trial.value
         assert value is not None, "a report with a finite objective comes before every question"
         decision = self.scheduler.on_report(trial.id, step, self._sign * value)
-        self.record(Decided(trial=trial.id, step=step, action=decision.action, reason=decision.reason, value=value))
+        decided = Decided(trial=trial.id, step=step, action=decision.action, reason=decision.reason, value=value)
+        self._decided[trial.id] = step
+        self.record(decided)
         if decision.action == "continue":
             self._tell(trial, "running")
             return False
-        status = "paused" if decision.action == "pause" else "stopped"
-        self._ended(trial, attempt, status=status, reason=decision.reason, step=step, error=None)
+        self._follow(trial, attempt, decided)
         return True
+
+    def _follow(self, trial: TrialState, attempt: int, decided: Decided) -> None:
+        status = "paused" if decided.action == "pause" else "stopped"
+        self._ended(trial, attempt, status=status, reason=decided.reason, step=decided.step, error=None)
 
     def _ended(
         self,
@@ -288,7 +335,7 @@ class Conductor:
         step: int,
         error: dict[str, Any] | None,
     ) -> None:
-        del self._running[trial.id]
+        self._running.pop(trial.id, None)
         if error is not None and error["kind"] == "lost":
             self._given_up(trial, attempt, error["message"])
             return
@@ -297,6 +344,7 @@ class Conductor:
         event = TrialEnded(trial=trial.id, attempt=attempt, status=status, step=step, reason=reason, error=error)
         self.record(event)
         self._learn_end(trial)
+        self._keep_within_disk()
         if error is not None and error["kind"] == "import":
             self.fatal = reason
             self.stop(reason, "failed")
@@ -306,13 +354,17 @@ class Conductor:
         attempt = self._running.pop(trial_id, None)
         if attempt is not None:
             self._given_up(self.state.trials[trial_id], attempt, message)
+            self._promote()
 
     def _given_up(self, trial: TrialState, attempt: int, message: str) -> None:
         self._lost[trial.id] = self._lost.get(trial.id, 0) + 1
         trial.attempt = max(trial.attempt, attempt)
-        if self._lost[trial.id] < LOST_ATTEMPTS and self.stopping is None:
+        if self.stopping is not None:
+            self._ended(trial, attempt, status="stopped", reason=self.stopping, step=trial.step, error=None)
+            return
+        if self._lost[trial.id] <= LOST_ATTEMPTS:
             self.warnings.append(f"trial {trial.id}: {message}; it starts again")
-            self._queue.append(trial.id)
+            self._take_up(trial)
             return
         error = {"kind": "lost", "message": message, "traceback": ""}
         self.record(
@@ -368,8 +420,5 @@ class Conductor:
             self._disk_warned = True
             self.warnings.append(
                 f"the checkpoints of running trials and of the best one need {total / 1e6:.0f} MB, more than "
-                f"checkpoints.disk={budget / 1e6:.0f} MB; raise it, or set checkpoints.keep to 0"
+                f"checkpoints.disk={budget / 1e6:.0f} MB; raise it"
             )
-
-
-INTERRUPTED = "interrupted"

@@ -28,10 +28,10 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from raytuner.training.channel import receive_lines
-from raytuner.training.child import child_main
+from raytuner.training.child import child_main, die_with_parent
 from raytuner.training.entry import load_module, resolve
 
 __all__ = ["Server", "main"]
@@ -94,7 +94,6 @@ class Server:
             prepare = getattr(module, "prepare", None)
             if callable(prepare):
                 self._prepared = prepare()
-            _warm_torch()
             if self._spec.get("test"):
                 load_module(self._spec["test"], self._spec["root"])
             torch = sys.modules.get("torch")
@@ -104,6 +103,8 @@ class Server:
                     "importing the training module initialised CUDA, which a fork must not inherit: "
                     "every trial starts a fresh interpreter instead, and imports everything again"
                 )
+            else:
+                _warm_torch()
         except BaseException as error:
             traceback.print_exc()
             self._failed = error
@@ -122,6 +123,8 @@ class Server:
 
     def serve(self) -> None:
         """Serve until a watched process ends, or nobody is connected for ``linger`` seconds."""
+        signal.signal(signal.SIGTERM, lambda *_: self._stop())  # the children's groups must end too
+        self._idle_since = time.monotonic()
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         for fd in self._watched:
             self._selector.register(fd, selectors.EVENT_READ, self._stop)
@@ -144,10 +147,13 @@ class Server:
     def _watch(self, pid: int) -> None:
         if pid not in self._watched_pids:
             self._watched_pids.add(pid)
-            self._watched.append(os.pidfd_open(pid))
+            try:
+                self._watched.append(os.pidfd_open(pid))
+            except ProcessLookupError:
+                self._stop()
             self._selector.register(self._watched[-1], selectors.EVENT_READ, self._stop)
 
-    def _stop(self) -> None:
+    def _stop(self) -> NoReturn:
         raise SystemExit
 
     def _accept(self) -> None:
@@ -234,10 +240,13 @@ class Server:
         return target
 
     def _spawn_child(self, hello: dict[str, Any], sock: socket.socket) -> int:
-        request = json.dumps({"hello": hello, "spec": self._spec, "fd": sock.fileno()})
+        request = {"hello": hello, "spec": self._spec, "fd": sock.fileno(), "parent": os.getpid()}
         process = subprocess.Popen(
-            [sys.executable, "-c", "from raytuner.engine.forkserver import spawned; spawned()", request],
+            [sys.executable, "-c", "from raytuner.engine.forkserver import spawned; spawned()", json.dumps(request)],
             pass_fds=[sock.fileno()],
+            process_group=0,
+            # The import that initialises CUDA must see this trial's devices only.
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(hello["spec"]["gpus"])},
         )
         process.returncode = 0  # reaped by _reap, not by Popen
         return process.pid
@@ -288,6 +297,7 @@ def _set_up(spec: dict[str, Any]) -> None:
 def spawned() -> None:
     """The entry of a fresh interpreter that runs one attempt (where forking is not possible)."""
     request = json.loads(sys.argv[1])
+    die_with_parent(request["parent"])
     spec = request["spec"]
     _set_up(spec)
     server = Server.__new__(Server)
@@ -299,7 +309,7 @@ def spawned() -> None:
         server._failed = error
     sock = socket.socket(fileno=request["fd"])
     hello = request["hello"]
-    child_main(sock, os.getppid(), hello, server._target(hello), server._prepared)
+    child_main(sock, request["parent"], hello, server._target(hello), server._prepared)
 
 
 def main() -> None:

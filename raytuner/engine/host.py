@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import time
@@ -23,6 +24,7 @@ BATCH_SECONDS = 1.0
 STOP_SECONDS = 0.7
 """How long a trial that was asked to stop may take to reach the end of its step and write a checkpoint."""
 LOG_LINES = 15
+LOG_BYTES = 16_000
 
 
 class StopRequest:
@@ -76,12 +78,17 @@ class ProcessHost:
         self._waiting = False
         self._begin_error: str | None = None
         self._step = 0
-        self._last_sign = 0.0
+        self._step_began: float | None = None
+        self._stop_by: float | None = None
+        self._stop_reason = ""
+        self._log_began = 0
 
     def begin(self, spec: TrialSpec) -> None:
         self.end()
         self._spec, self._waiting, self._begin_error, self._step = spec, False, None, 0
-        self._last_sign = time.monotonic()
+        self._step_began = None  # the server may still be importing: not the trial's time
+        self._stop_by = None
+        self._log_began = self._log.stat().st_size if self._log.exists() else 0
         try:
             self._process = self._client.start(f"{spec.trial}-{spec.attempt}", asdict(spec))
         except TrialError as error:
@@ -94,43 +101,51 @@ class ProcessHost:
         if process is None:
             batch.end = self._ended("lost", self._begin_error or "the attempt's process is gone")
             return batch
+        self._pass_on_stop(process)
         if self._waiting:
             self._waiting = False
-            process.send({"op": "go"})
-            self._last_sign = time.monotonic()
+            self._step_began = time.monotonic()
+            if self._stop_by is None:
+                process.send({"op": "go"})
         began = time.monotonic()
-        stop_by: float | None = None
-        stop_reason = ""
         while True:
             now = time.monotonic()
             if batch.messages and now - began >= BATCH_SECONDS:
                 return batch
-            limits = [began + BATCH_SECONDS] if batch.messages else [now + 60.0]
-            if stop_by is not None:
-                limits.append(stop_by)
-            elif self._step_timeout is not None:
-                limits.append(self._last_sign + self._step_timeout)
-            for message in self._client.wait(process, max(0.0, min(limits) - now)):
+            limits = [began + BATCH_SECONDS if batch.messages else None, self._stop_by, self._step_by]
+            limit = min((limit for limit in limits if limit is not None), default=None)
+            for message in self._client.wait(process, None if limit is None else max(0.0, limit - now)):
                 self._take(batch, message)
             if batch.end is not None and self._process is not None:
-                self._wait_for_exit(process)
-            if batch.end is not None or (batch.decide is not None and stop_by is None):
+                self._leave(process)
+            if batch.end is not None or (batch.decide is not None and self._stop_by is None):
                 return batch
-            reason = self._stop.take()
-            if reason is not None and stop_by is None:
-                stop_by, stop_reason = time.monotonic() + STOP_SECONDS, reason
-                process.send({"op": "stop", "reason": reason})
+            self._pass_on_stop(process)
             now = time.monotonic()
-            if stop_by is not None and now >= stop_by:
+            if self._stop_by is not None and now >= self._stop_by:
                 self.end()
-                batch.end = {"status": "stopped", "reason": stop_reason, "step": self._step, "error": None}
+                batch.end = {"status": "stopped", "reason": self._stop_reason, "step": self._step, "error": None}
                 return batch
-            if stop_by is None and self._step_timeout is not None and now - self._last_sign >= self._step_timeout:
+            if self._step_by is not None and now >= self._step_by:
                 self.end()
                 batch.end = self._ended(
                     "timeout", f"step {self._step + 1} took longer than step_timeout={self._step_timeout:g}s"
                 )
                 return batch
+
+    def _pass_on_stop(self, process: Process) -> None:
+        """Ask the trial to stop, if that was requested; it is killed if it has not by ``_stop_by``."""
+        reason = self._stop.take()
+        if reason is not None and self._stop_by is None:
+            self._stop_by, self._stop_reason = time.monotonic() + STOP_SECONDS, reason
+            process.send({"op": "stop", "reason": reason})
+
+    @property
+    def _step_by(self) -> float | None:
+        """When the step in progress must have ended, unless it is to stop before."""
+        if self._step_timeout is None or self._step_began is None or self._stop_by is not None:
+            return None
+        return self._step_began + self._step_timeout
 
     def _take(self, batch: Batch, message: dict[str, Any]) -> None:
         process = self._process
@@ -145,15 +160,20 @@ class ProcessHost:
                 self._forget(process)
                 batch.end = batch.end or self._crashed(message["code"])
             case kind:
-                self._last_sign = time.monotonic()
                 if kind in ("report", "started"):
-                    self._step = message["step"]
+                    self._step, self._step_began = message["step"], time.monotonic()
                 if kind == "started":
                     message["pid"] = process.pid
                 batch.messages.append(message)
 
-    def _wait_for_exit(self, process: Process) -> None:
-        """The next trial may need the memory that this one frees only as it exits."""
+    def _leave(self, process: Process) -> None:
+        """Done with a process that ends by itself, or was killed. Where it held a GPU, the next trial may need the
+        memory that it frees only as it exits.
+        """
+        assert self._spec is not None
+        if not self._spec.gpus or not process.pid:
+            self._forget(process)
+            return
         limit = time.monotonic() + 2.0
         while time.monotonic() < limit:
             if any(m["m"] == "exit" for m in self._client.wait(process, limit - time.monotonic())):
@@ -169,7 +189,7 @@ class ProcessHost:
     def end(self) -> None:
         if self._process is not None:
             self._client.kill(self._process)
-            self._wait_for_exit(self._process)
+            self._leave(self._process)
 
     def _crashed(self, code: int | None) -> dict[str, Any]:
         if code is None:
@@ -185,12 +205,20 @@ class ProcessHost:
         return {"status": "failed", "reason": message, "step": self._step, "error": error}
 
     def _log_tail(self) -> str:
-        assert self._spec is not None
+        """The end of what this attempt wrote to stderr."""
         try:
-            text = (Path(self._spec.dir) / "stderr.log").read_text(errors="replace")
+            with self._log.open("rb") as file:
+                end = file.seek(0, os.SEEK_END)
+                file.seek(max(self._log_began, end - LOG_BYTES))
+                text = file.read().decode(errors="replace")
         except OSError:
             return ""
         return "\n".join(text.splitlines()[-LOG_LINES:])
+
+    @property
+    def _log(self) -> Path:
+        assert self._spec is not None
+        return Path(self._spec.dir) / "stderr.log"
 
     def close(self) -> None:
         self.end()

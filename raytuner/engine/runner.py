@@ -107,7 +107,6 @@ class Engine:
 
         importing = threading.Thread(target=_import_tune, name="import-tune", daemon=True)
         importing.start()
-        threading.Thread(target=self.conductor.search.warm_up, name="import-search", daemon=True).start()
         try:
             if not ray.is_initialized():
                 self._own_ray = True
@@ -138,7 +137,7 @@ class Engine:
         import ray
 
         from raytuner.engine.control import ControlServer
-        from raytuner.engine.slot import SlotJob
+        from raytuner.engine.job import SlotJob
 
         self._control = ControlServer(ray.util.get_node_ip_address())
         self._stops_sent: set[str | None] = set()
@@ -187,6 +186,8 @@ class Engine:
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 ),
             )
+            # Not earlier: until here the processors are busy with what the first trial waits for.
+            threading.Thread(target=self.conductor.search.warm_up, name="import-search", daemon=True).start()
             tuner.fit()
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import selectors
+import signal
 import socket
 import subprocess
 import sys
@@ -158,11 +159,11 @@ class ServerClient:
         self._buffer = bytearray()
         self._selector.register(control, selectors.EVENT_READ, None)
 
-    def wait(self, process: Process, timeout: float, extra: Mapping[int, Any] | None = None) -> list[dict[str, Any]]:
-        """What the process and the server say within ``timeout`` seconds; returns with the first of it.
+    def wait(self, process: Process, timeout: float | None) -> list[dict[str, Any]]:
+        """What the process and the server say within ``timeout`` seconds (None: no limit); returns with the first.
 
         A message ``{"m": "exit", "code": ...}`` is the server's: the process has ended. A server that dies takes its
-        trials along: that is ``{"m": "exit", "code": None}``.
+        trials along, and what they had started is killed here: that is ``{"m": "exit", "code": None}``.
         """
         messages: list[dict[str, Any]] = []
         for key, _ in self._selector.select(timeout):
@@ -180,6 +181,9 @@ class ServerClient:
         self._control.setblocking(True)
         if said is None:
             self.close()
+            if process.pid:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
             return [*messages, {"m": "exit", "key": process.key, "code": None}]
         for message in said:
             if message["key"] != process.key:

@@ -5,41 +5,21 @@ from __future__ import annotations
 import json
 import os
 import signal
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import ray
 from ray.tune.trainable import Trainable
 
-from raytuner.engine.control import ControlAddress, ControlLine
+from raytuner.engine.control import ControlLine
 from raytuner.engine.host import Host, ProcessHost, StopRequest
-from raytuner.engine.serverclient import ServerSpec
+from raytuner.engine.job import SlotJob
 from raytuner.training.trial import TrialSpec
 
-__all__ = ["Slot", "SlotJob"]
+__all__ = ["BATCH", "Slot"]
 
 BATCH = "raytuner_batch"
 """The key of a result under which a batch travels."""
-
-
-@dataclass(frozen=True)
-class SlotJob:
-    """What all slots of an experiment share; plain data."""
-
-    server: ServerSpec
-    control: ControlAddress
-    isolation: str = "process"
-    step_timeout: float | None = None
-
-    def dumps(self) -> str:
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def loads(cls, text: str) -> SlotJob:
-        data = json.loads(text)
-        server = data.pop("server")
-        server["sys_path"] = tuple(server["sys_path"])
-        return cls(server=ServerSpec(**server), control=ControlAddress(**data.pop("control")), **data)
 
 
 class Slot(Trainable):  # type: ignore[misc]  # Ray has no types

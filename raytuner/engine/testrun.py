@@ -10,8 +10,8 @@ from typing import Any
 
 import ray
 
+from raytuner.engine.job import SlotJob
 from raytuner.engine.serverclient import ServerClient
-from raytuner.engine.slot import SlotJob
 from raytuner.training.trial import TrialSpec
 
 __all__ = ["run_test_on_cluster"]

@@ -75,7 +75,8 @@ def _test(console: Console, state: ExperimentState) -> None:
                 console.print(f"    {escape(line)}", style="dim", soft_wrap=True)
         else:
             values = ", ".join(f"[bold]{escape(name)} {number(value)}[/bold]" for name, value in test.metrics.items())
-            console.print(f"  test      {values}  [dim](the best checkpoint, on data the search never saw)[/dim]")
+            note = "[dim](the best checkpoint, on data the search never saw)[/dim]"
+            console.print(f"  test      {values}  {note}", soft_wrap=True)
 
 
 def _savings(console: Console, state: ExperimentState) -> None:
@@ -83,7 +84,7 @@ def _savings(console: Console, state: ExperimentState) -> None:
     full = len(state.trials) * (state.max_steps or 0)
     if full > state.steps and state.count("stopped", "paused"):
         text += f"; early stopping saved {full - state.steps} of {full} steps ({1 - state.steps / full:.0%})"
-    console.print(text)
+    console.print(text, soft_wrap=True)
 
 
 def _failures(console: Console, state: ExperimentState, folder: Folder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +34,7 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # we try again ourselves; MLflow's own retries block for minutes
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_TRUNCATE_LONG_VALUES": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
 
@@ -61,17 +63,17 @@ class ClientStore:
 
         return MlflowClient(self._uri, registry_uri=self._uri)
 
-    def _ask(self, question: Callable[[], _Answer]) -> _Answer:
+    def _ask(self, question: Callable[..., _Answer], *arguments: Any) -> _Answer:
         try:
-            return question()
+            return question(*arguments)
         except TrackingError:
             raise
         except Exception as error:
             code = getattr(error, "error_code", "")
-            said = " ".join(str(error).split())[:500]
+            said = _short(str(error))
             if code in _PERMANENT:
                 raise TrackingError(f"{self._uri}: MLflow refused what was written: {said}") from error
-            if database(self._uri) is not None and "out-of-date database schema" in said:
+            if database(self._uri) is not None and "out-of-date database schema" in str(error):
                 raise TrackingError(
                     f"{self._uri}: the store was made by an older MLflow; take a copy of the file, then run "
                     f"`mlflow db upgrade {self._uri}`"
@@ -79,7 +81,7 @@ class ClientStore:
             raise StoreAway(f"{self._uri}: the MLflow store must answer, and it does not: {said}") from error
 
     def find(self, experiment: str, key: str, labels: Mapping[str, str]) -> dict[str, Run]:
-        return self._ask(lambda: self._find(experiment, key, labels))
+        return self._ask(self._find, experiment, key, labels)
 
     def _find(self, experiment: str, key: str, labels: Mapping[str, str]) -> dict[str, Run]:
         from mlflow.entities import ViewType
@@ -119,9 +121,7 @@ class ClientStore:
         for trial, birth in births.items():
             nesting = {"mlflow.parentRunId": parent.id} if parent else {}
             tags = {**birth.tags, **nesting, "mlflow.user": birth.user}
-            run = self._ask(lambda birth=birth, tags=tags: self._client.create_run(  # type: ignore[misc]
-                self.experiment_id, start_time=birth.started, tags=tags, run_name=birth.name
-            ))  # fmt: skip
+            run = self._ask(self._client.create_run, self.experiment_id, birth.started, tags, birth.name)
             runs[trial] = Run(run.info.run_id, run.info.artifact_uri)
         return runs
 
@@ -129,7 +129,7 @@ class ClientStore:
         refused: list[str] = []
         for run_id, update in updates.items():
             try:
-                self._ask(lambda run_id=run_id, update=update: self._write(run_id, update))  # type: ignore[misc]
+                self._ask(self._write, run_id, update)
             except StoreAway:
                 raise
             except TrackingError as error:  # one run that was deleted must not hold up all others
@@ -159,7 +159,7 @@ class ClientStore:
         return {key: value for key, value in params.items() if key not in there}
 
     def upload(self, run: Run, artifact: Artifact) -> None:
-        self._ask(lambda: self._upload(run, artifact))
+        self._ask(self._upload, run, artifact)
 
     def _upload(self, run: Run, artifact: Artifact) -> None:
         place = PurePosixPath(artifact.place)
@@ -175,7 +175,7 @@ class ClientStore:
                 self._client.log_artifact(run.id, str(copy), parent)
 
     def register(self, model: str, run: Run, place: str, tags: Mapping[str, str]) -> None:
-        self._ask(lambda: self._register(model, run, place, tags))
+        self._ask(self._register, model, run, place, tags)
 
     def _register(self, model: str, run: Run, place: str, tags: Mapping[str, str]) -> None:
         from mlflow.exceptions import MlflowException
@@ -194,3 +194,9 @@ class ClientStore:
 
     def close(self) -> None:
         pass
+
+
+def _short(text: str) -> str:
+    """What is at the bottom of a network error, which comes wrapped in several others; else the beginning."""
+    found = re.search(r"\[Errno -?\d+\] [\w ]+|(?:Read|Connect) timed out", text)
+    return found[0] if found else " ".join(text.split())[:300]

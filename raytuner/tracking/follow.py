@@ -167,22 +167,28 @@ class Follower:
     def _flush(self) -> None:
         assert self._store is not None
         assert self._runs is not None
-        self._create(self._store, self._runs)
+        store, runs = self._store, self._runs
+        self._create(store, runs)
+        self._unless_refused(store.write, {runs[trial].id: update for trial, update in self._waiting.items()})
+        for trial, update in self._waiting.items():
+            for artifact in update.artifacts.values():
+                self._unless_refused(store.upload, runs[trial], artifact)
+        model = self._waiting[PARENT].model if PARENT in self._waiting else None
+        name = self.translator.details.register
+        if model is not None and name:
+            self._unless_refused(store.register, name, runs[PARENT], MODEL, model)
+        self._done = _Place(self._reader.cursor, self._uri, runs[PARENT].id)
+        self._done.save(cursor_file(self._folder))
+
+    def _unless_refused(self, action: Callable[..., None], *arguments: Any) -> None:
+        """Do it; what the store will never take is left out, for it must not hold up all the rest."""
         try:
-            self._store.write({self._runs[trial].id: update for trial, update in self._waiting.items()})
+            action(*arguments)
         except StoreAway:
             raise
         except TrackingError as error:
             self.refused = str(error)
             self._complain(self.refused)
-        for trial, update in self._waiting.items():
-            for artifact in update.artifacts.values():
-                self._store.upload(self._runs[trial], artifact)
-        model = self._waiting[PARENT].model if PARENT in self._waiting else None
-        if model is not None and self.translator.details.register:
-            self._store.register(self.translator.details.register, self._runs[PARENT], MODEL, model)
-        self._done = _Place(self._reader.cursor, self._uri, self._runs[PARENT].id)
-        self._done.save(cursor_file(self._folder))
 
     def _create(self, store: Store, runs: dict[str, Run]) -> None:
         if PARENT not in runs:

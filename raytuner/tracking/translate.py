@@ -166,7 +166,7 @@ class Translator:
                 reason = trial.reason or f"the experiment ended: {event.reason or event.status}"
                 self._label(trial.id, trial.status if trial.status == "paused" else "interrupted", reason, event.at)
         self._label(PARENT, event.status, event.reason, event.at)
-        self._measure(PARENT, {"steps": self.state.steps, "train_seconds": self._train_seconds()}, event.at)
+        self._measure(PARENT, {"total/steps": self.state.steps, "total/seconds": self._train_seconds()}, event.at)
         best = self.state.best
         if self._crowned is not None and (best is None or best.id != self._crowned):
             self._update(self._crowned).tags["raytuner.best"] = "false"
@@ -202,9 +202,10 @@ class Translator:
         trial = self.state.trials[event.trial]
         # A paused trial may go on, so that its run does: only the end of the driver ends it.
         self._label(event.trial, event.status, event.reason, event.at if event.status in _ENDS else None)
-        totals: dict[str, float | None] = {"steps": trial.step, "train_seconds": round(trial.seconds, 3)}
+        # Names in groups: MLflow draws a chart for each, and what has but one point must not lie among the curves.
+        totals: dict[str, float | None] = {"total/steps": trial.step, "total/seconds": round(trial.seconds, 3)}
         if trial.value is not None:
-            totals |= {f"best/{self.state.metric}": trial.value, "best_step": trial.value_step}
+            totals |= {f"best/{self.state.metric}": trial.value, "best/step": trial.value_step}
         self._measure(event.trial, totals, event.at, trial.step)
         if event.status in _ENDS:
             self._measure(PARENT, {f"trials/{event.status}": self.state.count(event.status)}, event.at)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -11,13 +13,13 @@ from types import TracebackType
 from typing import Any
 
 from raytuner.errors import CheckpointError, ReportError
-from raytuner.training.channel import Channel
+from raytuner.training.channel import Channel, ChannelClosed
 from raytuner.training.state import seed_everything
 from raytuner.training.trial import Trial, TrialSpec, TrialStop
 
 __all__ = ["describe_error", "run_attempt", "run_test"]
 
-PACKAGE = str(Path(__file__).resolve().parent.parent)
+OURS = (str(Path(__file__).resolve().parent.parent) + os.sep, "<frozen importlib", importlib.__file__)
 TRACEBACK_LINES = 30
 
 
@@ -26,27 +28,35 @@ def run_attempt(
 ) -> dict[str, Any]:
     """Train, and return how it ended: ``status`` (finished, stopped, failed), ``reason``, ``step``, ``error``.
 
-    A channel whose other end is gone raises SystemExit, which passes through.
+    Only ChannelClosed and KeyboardInterrupt pass through.
     """
     seed_everything(spec.seed)
     trial: Trial | None = None
-    end: dict[str, Any]
+    error: dict[str, Any] | None = None
     try:
         trial = Trial(spec, channel, prepared)
         channel.send({"m": "started", "step": trial.step, "checkpoint": str(trial._source) if trial._source else None})
-        _returned(trial, function(trial))
-        trial.finish()
-        end = {"status": "finished", "reason": _how_far(trial), "error": None}
-    except TrialStop as stop:
-        assert trial is not None
-        trial.finish() if stop.status == "finished" else trial._keeper.flush()
-        end = {"status": stop.status, "reason": stop.reason, "error": None}
-    except KeyboardInterrupt:
+        status, reason = _train(trial, function)
+    except (KeyboardInterrupt, ChannelClosed):
         raise
-    except BaseException as error:
-        described = describe_error(error)
-        end = {"status": "failed", "reason": described["message"], "error": described}
-    return {**end, "step": trial.reported_steps if trial is not None else 0}
+    except BaseException as problem:
+        error = describe_error(problem)
+        status, reason = "failed", error["message"]
+    step = trial.reported_steps if trial is not None else 0
+    return {"status": status, "reason": reason, "step": step, "error": error}
+
+
+def _train(trial: Trial, function: Callable[[Trial], Any]) -> tuple[str, str]:
+    """Call the user's function; its status and reason when it ended well."""
+    try:
+        result = function(trial)
+        trial.check_ending()
+        _returned(trial, result)
+    except TrialStop as stop:
+        trial.finish(save_last=stop.status == "finished")
+        return stop.status, stop.reason
+    trial.finish()
+    return "finished", _how_far(trial)
 
 
 def run_test(
@@ -64,7 +74,7 @@ def run_test(
             )
         metrics = {str(name): Trial._number(trial.step, str(name), value) for name, value in result.items()}
         return {"metrics": metrics, "error": None, "step": trial.step}
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ChannelClosed):
         raise
     except BaseException as error:
         return {"metrics": {}, "error": describe_error(error), "step": 0}
@@ -116,7 +126,10 @@ def describe_error(error: BaseException) -> dict[str, Any]:
     else:
         kind = "error"
     name = type(error).__name__
-    text = str(error) or "(no message)"
+    try:
+        text = str(error) or "(no message)"
+    except Exception:  # an error's own __str__ may be what fails
+        text = "(its message cannot be shown)"
     tail = _user_traceback(error.__traceback__)
     lines = "".join(traceback.format_exception(type(error), error, tail)).splitlines()
     return {
@@ -129,6 +142,6 @@ def describe_error(error: BaseException) -> dict[str, Any]:
 def _user_traceback(tail: TracebackType | None) -> TracebackType | None:
     """The traceback without our own frames at its head: what a user wants to see begins in their function."""
     whole = tail
-    while tail is not None and tail.tb_frame.f_code.co_filename.startswith(PACKAGE):
+    while tail is not None and tail.tb_frame.f_code.co_filename.startswith(OURS):
         tail = tail.tb_next
     return tail or whole

@@ -7,7 +7,11 @@ import select
 import socket
 from typing import Any, Protocol
 
-__all__ = ["Channel", "SocketChannel", "receive_lines"]
+__all__ = ["Channel", "ChannelClosed", "SocketChannel", "receive_lines"]
+
+
+class ChannelClosed(BaseException):
+    """The other end is gone: nobody wants the trial any more. Not an Exception: user code must not catch it."""
 
 
 class Channel(Protocol):
@@ -40,7 +44,7 @@ def receive_lines(sock: socket.socket, buffer: bytearray) -> list[dict[str, Any]
 
 
 class SocketChannel:
-    """A channel over a connected stream socket. When the other end is gone, nobody wants the trial: it exits."""
+    """A channel over a connected stream socket. Raises ChannelClosed when the other end is gone."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
@@ -51,7 +55,7 @@ class SocketChannel:
         try:
             self._socket.sendall(json.dumps(message).encode() + b"\n")
         except (BrokenPipeError, ConnectionResetError):
-            raise SystemExit(1) from None
+            raise ChannelClosed from None
 
     def poll(self) -> dict[str, Any] | None:
         if not self._queue and select.select([self._socket], [], [], 0)[0]:
@@ -66,5 +70,5 @@ class SocketChannel:
     def _fill(self) -> None:
         messages = receive_lines(self._socket, self._buffer)
         if messages is None:
-            raise SystemExit(1)
+            raise ChannelClosed
         self._queue += messages

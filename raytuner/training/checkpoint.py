@@ -63,14 +63,14 @@ def write_checkpoint(
             _sync(path)
             total += size
         manifest = temporary / MANIFEST
-        manifest.write_text(json.dumps({"schema": SCHEMA, **meta, "files": listing}))
+        manifest.write_bytes(_sealed({"schema": SCHEMA, **meta, "files": listing}))
         total += manifest.stat().st_size
         _sync(manifest)
         if target.exists():  # the same step of the same attempt: the newer one counts
             remove_checkpoint(target)
         temporary.rename(target)
         _sync(target.parent)
-    except (OSError, RuntimeError, pickle.PicklingError, TypeError, AttributeError) as error:
+    except Exception as error:  # whatever the user's objects raise when they are pickled
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
             f"{target}: the checkpoint could not be written ({type(error).__name__}: {error}); "
@@ -88,15 +88,28 @@ def _write_state(folder: Path, state: Mapping[str, Any]) -> None:
             pickle.dump(dict(state), file, protocol=pickle.HIGHEST_PROTOCOL)
 
 
+def _sealed(manifest: dict[str, Any]) -> bytes:
+    """The manifest as JSON whose first entry is the SHA-256 of all that follows it."""
+    rest = json.dumps(manifest).encode()[1:]
+    return b'{"sha256": "%s", %s' % (hashlib.sha256(rest).hexdigest().encode(), rest)
+
+
+def _unsealed(data: bytes) -> dict[str, Any]:
+    seal, rest = data[:79], data[79:]
+    if seal != b'{"sha256": "%s", ' % hashlib.sha256(rest).hexdigest().encode():
+        raise ValueError(f"{MANIFEST} is not what was written")
+    manifest: dict[str, Any] = json.loads(b"{" + rest)
+    if manifest.get("schema") != SCHEMA:
+        raise ValueError(f"its schema is not {SCHEMA}")
+    return manifest
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest alone. Raises CheckpointError when it is missing or unreadable."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-            raise ValueError(f"its schema is not {SCHEMA}")
+        return _unsealed((path / MANIFEST).read_bytes())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: the checkpoint is incomplete or damaged ({error}); it is not used") from error
-    return manifest
 
 
 def verify_checkpoint(path: Path) -> dict[str, Any]:

@@ -7,13 +7,14 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from raytuner.training.attempt import describe_error, run_attempt, run_test
-from raytuner.training.channel import SocketChannel
+from raytuner.training.channel import ChannelClosed, SocketChannel
 from raytuner.training.trial import TrialSpec
 
 __all__ = ["child_main", "die_with_parent"]
@@ -51,29 +52,45 @@ def child_main(
         for name in (signal.SIGTERM, signal.SIGCHLD):
             signal.signal(name, signal.SIG_DFL)
         channel = SocketChannel(sock)
-        spec = TrialSpec.from_dict(request["spec"])
-        _redirect(Path(spec.dir))
-        _devices(spec)
-        try:
-            function = target()
-        except BaseException as error:
-            end: dict[str, Any] = {"status": "failed", "step": 0, "metrics": {}, "error": describe_error(error)}
-            end["error"]["kind"] = "import"
-            end["reason"] = f"importing the training module failed: {end['error']['message']}"
-        else:
-            end = (run_test if request.get("test") else run_attempt)(spec, channel, function, prepared)
-            if end["error"] is not None:
-                print(end["error"]["traceback"] or end["error"]["message"], file=sys.stderr)  # noqa: T201 - its own log
+        end = _attempt(channel, request, target, prepared)
         for stream in (sys.stdout, sys.stderr):
             with suppress(Exception):
                 stream.flush()
         channel.send({"m": "end", **end})
         code = 0 if end["error"] is None else 1
-    except SystemExit:
+    except ChannelClosed:
         pass
+    except BaseException:
+        traceback.print_exc()
     finally:
         # Not sys.exit: what the server had registered to run at its exit is not the trial's to run.
         os._exit(code)
+
+
+def _attempt(
+    channel: SocketChannel, request: dict[str, Any], target: Callable[[], Callable[..., Any]], prepared: Any
+) -> dict[str, Any]:
+    spec = TrialSpec.from_dict(request["spec"])
+    try:
+        _redirect(Path(spec.dir))
+    except OSError as error:
+        return _failed(error, f"{spec.dir}: the trial's folder must be writable: {error}")
+    _devices(spec)
+    try:
+        function = target()
+    except BaseException as error:
+        end = _failed(error, "importing the training module failed")
+        end["reason"] += f": {end['error']['message']}"
+        end["error"]["kind"] = "import"
+    else:
+        end = (run_test if request.get("test") else run_attempt)(spec, channel, function, prepared)
+    if end["error"] is not None:
+        print(end["error"]["traceback"] or end["error"]["message"], file=sys.stderr)  # noqa: T201 - its own log
+    return end
+
+
+def _failed(error: BaseException, reason: str) -> dict[str, Any]:
+    return {"status": "failed", "reason": reason, "step": 0, "metrics": {}, "error": describe_error(error)}
 
 
 def _redirect(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ def load_module(reference: str, root: str | Path) -> ModuleType:
     if not where.endswith(".py"):
         return importlib.import_module(where)
     path = (Path(root) / where).resolve()
-    name = f"raytuner_script_{path.stem}"
+    name = f"raytuner_script_{re.sub(r'[^0-9A-Za-z]', '_', where)}"  # the whole path: two may have one last name
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)

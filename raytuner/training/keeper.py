@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["CheckpointKeeper", "CheckpointPolicy"]
 
 # A best-so-far checkpoint is written at once if the last write is this long ago, else held in memory: a trial that
-# improves at every one of its 10 ms steps must not spend them on the disk. What is held is written before anything
-# may stop the trial.
+# improves at every one of its 10 ms steps must not spend them on the disk. What is held is written before a decision,
+# before the time budget ends, and when the trial ends; only a kill in the middle of a step can lose it.
 QUIET_SECONDS = 1.0
 QUIET_SHARE = 20.0  # ... and never more than a twentieth of the time goes into writing
 
@@ -48,16 +48,20 @@ class CheckpointKeeper:
         self._reports: list[dict[str, Any]] = []
         self._best: tuple[float, int] | None = spec.best
         self._held: tuple[int, dict[str, Any]] | None = None
+        self._files: Path | None = None
         self._written: dict[int, Path] = {}
         self._last_write = time.monotonic()
         self._next_best = 0.0
         self._done = 0
 
-    def continue_from(self, path: Path, manifest: Mapping[str, Any]) -> None:
-        """The attempt goes on from this checkpoint, which is kept as long as it is the last or the best."""
+    def continue_from(self, path: Path, manifest: Mapping[str, Any], older: Iterable[Path] = ()) -> None:
+        """The attempt goes on from this checkpoint; it and ``older`` ones are kept as long as the policy wants them."""
         self._reports = list(manifest.get("reports", []))
         self._done = int(manifest["step"])
         self._written[self._done] = path
+        for other in older:
+            if other.is_dir():
+                self._written.setdefault(int(other.name.partition("-")[0]), other)
 
     def watch(self, objects: Mapping[str, Any]) -> None:
         """Name what the checkpoints hold."""
@@ -73,6 +77,9 @@ class CheckpointKeeper:
 
     def between_steps(self, step: int, demand: str = "") -> None:
         """Write step's checkpoint where the policy or ``demand`` (its reason) asks for it."""
+        if self._files is not None:
+            files, self._files = self._files, None
+            self.save(step, reason="user", files=files)
         if self._objects and step > 0 and step not in self._written:
             now = time.monotonic()
             policy = self._policy
@@ -98,6 +105,10 @@ class CheckpointKeeper:
             if self._best is not None and self._best[1] == step and step not in self._written:
                 self._write(step, "best", state, None)
 
+    def attach(self, files: Path) -> None:
+        """Write this folder, which the user has filled, with the checkpoint between this step and the next."""
+        self._files = files
+
     def save(self, step: int, *, reason: str, files: Path | None = None) -> None:
         """Write the checkpoint of ``step`` now."""
         self._write(step, reason, self._state() if self._objects else None, files)
@@ -110,12 +121,13 @@ class CheckpointKeeper:
     def _write(self, step: int, reason: str, state: dict[str, Any] | None, files: Path | None) -> None:
         began = time.monotonic()
         path = self._folder / f"{step:06d}-{self._spec.attempt}"
+        reports = [report for report in self._reports if report["step"] <= step]
         meta = {
             "trial": self._spec.trial,
             "attempt": self._spec.attempt,
             "step": step,
-            "seconds": self._reports[-1]["seconds"] if self._reports else 0.0,
-            "reports": [report for report in self._reports if report["step"] <= step],
+            "seconds": reports[-1]["seconds"] if reports else 0.0,
+            "reports": reports,
         }
         try:
             size = write_checkpoint(path, state, meta=meta, files=files)

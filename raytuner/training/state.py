@@ -21,8 +21,13 @@ def collect(objects: Mapping[str, Any]) -> dict[str, Any]:
     """The state of each named object: its ``state_dict()``, a generator's state, or the value itself."""
     state: dict[str, Any] = {}
     for name, value in objects.items():
+        torch = sys.modules.get("torch")
         if isinstance(value, np.random.Generator):
             state[name] = value.bit_generator.state
+        elif isinstance(value, random.Random):
+            state[name] = value.getstate()
+        elif isinstance(value, np.random.RandomState) or (torch is not None and isinstance(value, torch.Generator)):
+            state[name] = value.get_state()
         elif hasattr(value, "state_dict"):
             state[name] = value.state_dict()
         else:
@@ -78,11 +83,17 @@ def _put(target: Any, saved: Any) -> Any:
     torch = sys.modules.get("torch")
     if isinstance(target, np.random.Generator):
         target.bit_generator.state = saved
+    elif isinstance(target, random.Random):
+        target.setstate(saved)
+    elif isinstance(target, np.random.RandomState) or (torch is not None and isinstance(target, torch.Generator)):
+        target.set_state(saved)
     elif hasattr(target, "load_state_dict"):
         target.load_state_dict(saved)
     elif isinstance(target, np.ndarray):
+        _check_shape(target, saved)
         target[...] = saved
     elif torch is not None and isinstance(target, torch.Tensor):
+        _check_shape(target, saved)
         with torch.no_grad():
             target.copy_(saved)
     elif isinstance(target, dict):
@@ -93,6 +104,12 @@ def _put(target: Any, saved: Any) -> Any:
     else:
         return saved
     return target
+
+
+def _check_shape(target: Any, saved: Any) -> None:
+    """An array would take a smaller one, spread out."""
+    if tuple(target.shape) != tuple(saved.shape):
+        raise ValueError(f"its shape is {tuple(saved.shape)}, not {tuple(target.shape)}")
 
 
 def seed_everything(seed: int) -> None:

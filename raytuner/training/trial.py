@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from raytuner.errors import CheckpointError, ReportError, TrialError
 from raytuner.training.channel import Channel
@@ -106,19 +106,23 @@ class Trial:
         """The step in progress, or the last one reported outside ``steps()``; 0 before the first."""
         self._reported = 0
         self._in_steps = False
-        self._failed = False
+        self._ending: TrialStop | ReportError | None = None
         self._started = time.monotonic()
         self._earlier_seconds = 0.0
         self._last_report = self._started
         self._step_seconds = 0.0
         self._source: Path | None = None
+        self.dir.mkdir(parents=True, exist_ok=True)
+        for leftover in (*self.dir.glob(".files-*"), *self.dir.glob("checkpoints/.*")):
+            shutil.rmtree(leftover, ignore_errors=True)  # an earlier attempt was killed as it wrote
         self._keeper = CheckpointKeeper(spec, channel, CheckpointPolicy(**spec.policy))
         self._open_start()
 
     # -- where the trial starts ---------------------------------------------------------------------------------
 
     def _open_start(self) -> None:
-        for path in map(Path, self._spec.checkpoints):
+        paths = [Path(path) for path in self._spec.checkpoints]
+        for place, path in enumerate(paths):
             try:
                 manifest = verify_checkpoint(path)
             except CheckpointError as error:
@@ -127,7 +131,7 @@ class Trial:
             self._source = path
             self.step = self._reported = int(manifest["step"])
             self._earlier_seconds = float(manifest.get("seconds", 0.0))
-            self._keeper.continue_from(path, manifest)
+            self._keeper.continue_from(path, manifest, older=paths[place + 1 :])
             if (path / "files").is_dir():
                 self.checkpoint = path / "files"
             break
@@ -166,6 +170,7 @@ class Trial:
         for step in range(self._reported + 1, self.max_steps + 1):
             self.step = step
             yield step
+            self.check_ending()
             if self._reported < step:
                 raise ReportError(
                     f"step {step} ended without a report; call trial.report({self._spec.metric}=...) once in every step"
@@ -198,11 +203,14 @@ class Trial:
         self._report({**(metrics or {}), **more})
 
     def _report(self, values: Mapping[str, Any], files: Path | None = None) -> None:
-        if self._failed:
-            raise ReportError("the trial has already failed by an earlier report; let it end")
+        self.check_ending()
         if self._in_steps and self._reported >= self.step:
             raise ReportError(f"step {self.step} has reported already; one report a step, with all its metrics")
         step = self.step if self._in_steps else self._reported + 1
+        if self.max_steps is not None and step > self.max_steps:
+            self._end(self._all_done())
+        if unnamed := [name for name in values if not isinstance(name, str)]:
+            raise ReportError(f"step {step}: a metric's name must be a string, got {unnamed[0]!r}")
         numbers = {name: self._number(step, name, value) for name, value in values.items()}
         metric = self._spec.metric
         if metric not in numbers:
@@ -216,9 +224,10 @@ class Trial:
         seconds = self._earlier_seconds + now - self._started
         report = {"step": step, "metrics": numbers, "time": time.time(), "seconds": seconds}
         if not math.isfinite(numbers[metric]):
-            self._failed = True
             self._channel.send({"m": "report", **report})
-            raise ReportError(f"step {step} reported {metric}={numbers[metric]}; the objective must be a finite number")
+            self._end(
+                ReportError(f"step {step} reported {metric}={numbers[metric]}; the objective must be a finite number")
+            )
         self._keeper.reported(report)
         self._channel.send({"m": "report", **report})
         if files is not None:
@@ -226,7 +235,19 @@ class Trial:
         if not self._in_steps:
             self._between_steps(step)
             if self.max_steps is not None and step >= self.max_steps:
-                raise TrialStop("finished", f"all {self.max_steps} steps done")
+                self._end(self._all_done())
+
+    def _all_done(self) -> TrialStop:
+        return TrialStop("finished", f"all {self.max_steps} step{'s' * (self.max_steps != 1)} done")
+
+    def _end(self, ending: TrialStop | ReportError) -> NoReturn:
+        self._ending = ending
+        raise ending
+
+    def check_ending(self) -> None:
+        """Raise again what has ended the trial already, if the training function caught it and went on."""
+        if self._ending is not None:
+            raise self._ending
 
     @staticmethod
     def _number(step: int, name: str, value: Any) -> float:
@@ -247,8 +268,12 @@ class Trial:
         spec = self._spec
         last = self.max_steps is not None and step >= self.max_steps
         decides = not last and (spec.decides is None or step in spec.decides)
+        # The next step may be cut short: it is now or never.
         soon = spec.deadline is not None and time.time() + 1.5 * self._step_seconds > spec.deadline
-        self._keeper.between_steps(step, demand="pause" if decides and spec.pauses else "demand" if soon else "")
+        demand = "last" if last else "pause" if decides and spec.pauses else "demand" if soon else ""
+        self._keeper.between_steps(step, demand=demand)
+        if soon:
+            self._keeper.flush()
         if last:
             return
         request = self._channel.poll()
@@ -258,12 +283,13 @@ class Trial:
             request = self._channel.wait()
         if request is not None and request["op"] == "stop":
             self._keeper.between_steps(step, demand="demand")
-            raise TrialStop("stopped", request.get("reason", "asked to stop"))
+            self._end(TrialStop("stopped", request.get("reason", "asked to stop")))
         self._last_report = time.monotonic()  # waiting is not training
 
-    def finish(self) -> None:
+    def finish(self, *, save_last: bool = True) -> None:
         """Write what is still to be written; called when the training function has returned."""
-        self._keeper.between_steps(self._reported, demand="last" if self.state else "")
+        if save_last and self.step == self._reported:  # in the middle of a step, the state belongs to none
+            self._keeper.between_steps(self._reported, demand="last")
         self._keeper.flush()
 
     @property
@@ -275,15 +301,19 @@ class Trial:
 
     @contextmanager
     def checkpoint_dir(self) -> Iterator[Path]:
-        """An empty folder to save into by your own means; leaving the block makes it this step's checkpoint.
+        """An empty folder to save into by your own means; it becomes this step's checkpoint.
 
-        In a later attempt, and in ``test``, ``trial.checkpoint`` is a folder with the same files.
+        In a later attempt, and in ``test``, ``trial.checkpoint`` is a folder with the same files. With ``steps()`` it
+        is written at the head of the loop, with the step's report; without, at once, for the last step reported.
         """
         folder = self.dir / f".files-{self.attempt}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         yield folder
-        self._keeper.save(max(self.step, self._reported), reason="user", files=folder)
+        if self._in_steps:
+            self._keeper.attach(folder)
+        else:
+            self._keeper.save(self._reported, reason="user", files=folder)
 
     # -- what it shows ----------------------------------------------------------------------------------------------
 

@@ -21,6 +21,8 @@ from raytuner.tracking.store import open_store
 
 TRIALS = 8
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own use of SQLAlchemy
+
 
 @pytest.fixture(scope="module")
 def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -296,7 +298,9 @@ def test_a_locked_store_is_waited_for(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_server_that_is_away(tmp_path: Path) -> None:
     folder = make_experiment(tmp_path, 1)
-    with pytest.raises(TrackingError, match=r"not in MLflow yet: http://127\.0\.0\.1:9: the MLflow store must"):
+    with pytest.raises(
+        TrackingError, match=r"not in MLflow yet: http://127\.0\.0\.1:9: the MLflow store must answer.*refused$"
+    ):
         sync(folder, "http://127.0.0.1:9", patience=0.1)
     assert behind(folder) > 0
 
@@ -308,3 +312,16 @@ def test_a_store_of_an_unknown_schema_is_left_to_mlflow(tmp_path: Path) -> None:
         connection.execute("UPDATE alembic_version SET version_num = '97727af70f4d'")
     with pytest.raises(TrackingError, match=r"older MLflow.*mlflow db upgrade"):
         open_store(f"sqlite:///{path}")
+
+
+def test_what_the_store_refuses_does_not_hold_up_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, uri = make_experiment(tmp_path, 2, register="digits-net"), f"sqlite:///{tmp_path}/mlflow.db"
+
+    def refuse(*_) -> None:
+        raise TrackingError("no such name here")
+
+    monkeypatch.setattr(SqliteStore, "register", refuse)
+    with pytest.raises(TrackingError, match="no such name here"):
+        sync(folder, uri)
+    assert behind(folder) == 0
+    assert {run.info.status for run in client(uri).search_runs(["1"])} <= {"FINISHED", "KILLED"}

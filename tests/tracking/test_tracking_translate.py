@@ -129,9 +129,9 @@ def test_totals_of_a_trial(folder: Folder) -> None:
     assert totals == {
         "val_accuracy": (0.5, 2),
         "best/val_accuracy": (0.5, 2),
-        "best_step": (2.0, 2),
-        "steps": (2.0, 2),
-        "train_seconds": (1.5, 2),
+        "best/step": (2.0, 2),
+        "total/steps": (2.0, 2),
+        "total/seconds": (1.5, 2),
     }
 
 
