@@ -14,35 +14,46 @@ from ray.tune.experiment import Trial
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search.search_algorithm import SearchAlgorithm
+from ray.tune.trainable import Trainable
 
 from raytuner.engine.batch import Batch
 from raytuner.engine.conductor import Conductor
+from raytuner.engine.job import NoStorage, SlotConfig
 from raytuner.engine.slot import BATCH, Slot
 from raytuner.training.trial import TrialSpec
 
-__all__ = ["SchedulerBridge", "SearchBridge", "Silence", "SlotTrial"]
+__all__ = ["SchedulerBridge", "SearchBridge", "Silence", "SlotTrainable", "SlotTrial"]
 
 HOLD_SECONDS = 15.0
 """How long a slot that is free waits for the others to come up, so as not to be handed the trial that starts them."""
 
 
+class SlotTrainable(Trainable):  # type: ignore[misc]  # Ray has no types
+    """What the Tuner is given, since it insists on a Trainable; the actors are made of Slot."""
+
+
 class SlotTrial(Trial):  # type: ignore[misc]  # Ray has no types
     """One attempt of ours as Ray Tune's trial, without what Ray Tune would do for the sake of its own records."""
 
-    def __init__(self, spec: TrialSpec, *, job: str, storage: Any, resources: PlacementGroupFactory) -> None:
+    def __init__(self, spec: TrialSpec, *, job: str, resources: PlacementGroupFactory) -> None:
         self.attempt = spec.attempt
         self.name = spec.trial
         self.problem = ""
         super().__init__(
             Slot.__name__,
             trial_id=f"{spec.trial}-{spec.attempt}",
-            config={"job": job, "attempt": json.dumps(asdict(spec))},
-            storage=storage,
+            config=SlotConfig(job=job, attempt=json.dumps(asdict(spec))),
+            storage=NoStorage(),
             placement_group_factory=resources,
             checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
             stub=True,  # no look-up of the trainable in the cluster's registry, a millisecond each
         )
-        self.storage.trial_dir_name = "slot"  # one folder for all: nothing of ours is in it
+
+    def set_ray_actor(self, ray_actor: Any) -> None:
+        self.temporary_state.ray_actor = ray_actor  # and no call to ask for metrics that are made up
+
+    def create_placement_group_factory(self) -> None:
+        self.placement_group_factory = self._default_placement_group_factory
 
     def get_trainable_cls(self) -> type[Slot]:
         return Slot
@@ -77,13 +88,12 @@ class SearchBridge(SearchAlgorithm):  # type: ignore[misc]
         self._scheduler = scheduler
         self._job = job
         self._resources = resources
-        self._experiment: Any = None
 
     def __reduce__(self) -> Any:
         return object, ()  # the Tuner pickles itself for a restore, which is never made: the journal is the record
 
     def add_configurations(self, experiments: Any) -> None:
-        self._experiment = experiments[0]
+        """There is one experiment, and the conductor has it."""
 
     @property
     def total_samples(self) -> int:
@@ -95,8 +105,7 @@ class SearchBridge(SearchAlgorithm):  # type: ignore[misc]
         spec = self._conductor.next()
         if spec is None:
             return None
-        storage = self._experiment.storage
-        return SlotTrial(spec, job=self._job, storage=storage, resources=self._resources)
+        return SlotTrial(spec, job=self._job, resources=self._resources)
 
     def is_finished(self) -> bool:
         conductor = self._conductor

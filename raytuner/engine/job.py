@@ -1,14 +1,15 @@
-"""What all slots of an experiment share, as one string in their config."""
+"""What travels to the slots: plain and small, and without an import of Ray Tune at the other end."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from raytuner.engine.control import ControlAddress
 from raytuner.engine.serverclient import ServerSpec
 
-__all__ = ["SlotJob"]
+__all__ = ["NoStorage", "SlotConfig", "SlotJob"]
 
 
 @dataclass(frozen=True)
@@ -29,3 +30,20 @@ class SlotJob:
         server = data.pop("server")
         server["sys_path"] = tuple(server["sys_path"])
         return cls(server=ServerSpec(**server), control=ControlAddress(**data.pop("control")), **data)
+
+
+class SlotConfig(dict[str, Any]):
+    """A slot's config: ``job`` and ``attempt``, both strings. What Ray Tune adds is dropped: a slot has no use for it,
+    and would import all of Ray Tune to read it, a second and 150 MB a slot.
+    """
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key in ("job", "attempt"):
+            super().__setitem__(key, value)
+
+
+class NoStorage:
+    """Stands in for Ray Tune's storage of a trial: nothing of ours is kept there."""
+
+    trial_dir_name = experiment_dir_name = "slot"
+    trial_driver_staging_path = trial_fs_path = experiment_driver_staging_path = experiment_fs_path = "/nonexistent"

@@ -158,8 +158,7 @@ class Engine:
     def _fit(self) -> None:
         from ray import tune
 
-        from raytuner.engine.bridges import SchedulerBridge, SearchBridge, Silence
-        from raytuner.engine.slot import Slot
+        from raytuner.engine.bridges import SchedulerBridge, SearchBridge, Silence, SlotTrainable
 
         self._count_slots()
         resources = self.plan.experiment.resources
@@ -171,7 +170,7 @@ class Engine:
                 self.conductor, scheduler, job=self._job.dumps(), resources=tune.PlacementGroupFactory([bundle])
             )
             tuner = tune.Tuner(
-                Slot,
+                SlotTrainable,
                 tune_config=tune.TuneConfig(
                     search_alg=search,
                     scheduler=scheduler,

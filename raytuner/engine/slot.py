@@ -1,4 +1,8 @@
-"""The slot: a reusable Ray actor on its share of a node, which runs one attempt of a trial after the other."""
+"""The slot: a reusable Ray actor on its share of a node, which runs one attempt of a trial after the other.
+
+To Ray Tune it is a ``Trainable`` with ``reset_config``, by the methods that it calls; it is not derived from it, since
+importing that class costs each actor more than a second and 150 MB.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,6 @@ from dataclasses import replace
 from typing import Any
 
 import ray
-from ray.tune.trainable import Trainable
 
 from raytuner.engine.control import ControlLine
 from raytuner.engine.host import Host, ProcessHost, StopRequest
@@ -22,15 +25,16 @@ BATCH = "raytuner_batch"
 """The key of a result under which a batch travels."""
 
 
-class Slot(Trainable):  # type: ignore[misc]  # Ray has no types
+class Slot:
     """Ray Tune's view of a slot. Its config holds two strings: the job (constant) and the attempt.
 
     A trial's failure comes back as a result; only a bug of ours, or the loss of the slot, is an exception.
     """
 
-    def setup(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], storage: Any = None) -> None:
         self._job = SlotJob.loads(config["job"])
         self._name = ray.get_runtime_context().get_actor_id()
+        self._node = ray.util.get_node_ip_address()
         self._stop = StopRequest()
         self._line = ControlLine(self._job.control, self._on_stop, self._on_lost)
         self._gpus = tuple(str(gpu) for gpu in ray.get_gpu_ids())
@@ -45,7 +49,8 @@ class Slot(Trainable):  # type: ignore[misc]  # Ray has no types
 
         return ThreadHost(load_in_actor(self._job.server), stop=self._stop)
 
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
+    def reset(self, new_config: dict[str, Any], storage: Any = None) -> bool:
+        """Begin another attempt; the actor is Ray Tune's to reuse."""
         self._begin(new_config)
         return True
 
@@ -60,9 +65,9 @@ class Slot(Trainable):  # type: ignore[misc]  # Ray has no types
         self._host.begin(replace(spec, gpus=self._gpus))
 
     def train(self) -> dict[str, Any]:
-        """One batch. Overrides Trainable's own, which would wrap every result in a dozen fields of no use to us."""
+        """The next batch of the attempt."""
         batch = self._host.collect()
-        return {BATCH: batch.dumps(), "slot": self._name, "node": self._local_ip, "gpus": ",".join(self._gpus)}
+        return {BATCH: batch.dumps(), "slot": self._name, "node": self._node, "gpus": ",".join(self._gpus)}
 
     def _on_stop(self, trial: str | None, reason: str) -> None:
         if trial is None or trial == self._trial:
@@ -72,6 +77,7 @@ class Slot(Trainable):  # type: ignore[misc]  # Ray has no types
         # The driver is gone: Ray will end this actor some time; its trial has to end now.
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def cleanup(self) -> None:
+    def stop(self) -> None:
+        """Ray Tune needs the actor no longer."""
         self._line.close()
         self._host.end()
