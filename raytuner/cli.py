@@ -216,13 +216,14 @@ def _sync(options: argparse.Namespace) -> int:
 
 def _ui(options: argparse.Namespace) -> int:
     from raytuner.launch import plan_of
-    from raytuner.tracking import ui_command
+    from raytuner.tracking import ui_address, ui_command
 
-    uri = plan_of(_folder(options)).tracking_uri
+    folder = _folder(options)
+    uri = plan_of(folder).tracking_uri
     if uri is None:
         print("tracking is off for this experiment: there is nothing to show", file=sys.stderr)
         return FAILED
-    print(f"MLflow at http://{options.host}:{options.port} (Ctrl-C ends it)", flush=True)
+    print(f"MLflow at {ui_address(folder, port=options.port, host=options.host)} (Ctrl-C ends it)", flush=True)
     return subprocess.call(ui_command(uri, port=options.port, host=options.host))
 
 

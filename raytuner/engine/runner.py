@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 import warnings
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +34,7 @@ ADAPTERS = {
 }
 TICK_SECONDS = 0.1
 SLOTS_SECONDS = 5.0
+SERVER_LINGER_SECONDS = 3600.0
 
 
 @dataclass
@@ -62,7 +64,8 @@ class Engine:
     conductor: Conductor
     interrupt: Interrupt
     _own_ray: bool = False
-    _server: subprocess.Popen[bytes] | None = None
+    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "server"))
+    _server: Future[subprocess.Popen[bytes] | None] | None = None
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds that parts of the start took."""
 
@@ -71,9 +74,10 @@ class Engine:
     def warm_up(self) -> None:
         """Start this node's process server, and import what is needed later, while Ray comes up."""
         self._server_spec = self._describe_server()
-        # In this thread: the system ties a process' fate to the thread that starts it.
         if self._isolation == "process":
-            self._server = ensure_server(self._server_spec, watch=[os.getpid()], linger=3600.0)
+            self._server = self._pool.submit(
+                ensure_server, self._server_spec, watch=[os.getpid()], linger=SERVER_LINGER_SECONDS
+            )
 
     @property
     def _isolation(self) -> str:
@@ -130,6 +134,8 @@ class Engine:
         """Run until the budget is used up, the search has no more, or something stops it. Then test the best."""
         began = time.monotonic()
         self._start_ray()
+        if self._server is not None:
+            self._server.result()  # raises what kept it from starting
         self.timings["ray_init"] = time.monotonic() - began
         self.interrupt.install()  # Ray has put its own handlers there
         if self.interrupt.reason is not None:
@@ -158,7 +164,7 @@ class Engine:
     def _fit(self) -> None:
         from ray import tune
 
-        from raytuner.engine.bridges import SchedulerBridge, SearchBridge, Silence, SlotTrainable
+        from raytuner.engine.bridges import SchedulerBridge, SearchBridge, SlotTrainable
 
         self._count_slots()
         resources = self.plan.experiment.resources
@@ -181,7 +187,7 @@ class Engine:
                     name="tune",
                     storage_path=scratch,
                     verbose=0,
-                    callbacks=[Silence()],
+                    callbacks=None,  # with any, Ray Tune imports MLflow and all the trackers that it knows
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 ),
             )
@@ -272,14 +278,15 @@ class Engine:
 
     def shut_down(self) -> None:
         """End the server and, if it was started here, Ray."""
-        if self._server is not None:
-            self._server.terminate()
+        server = self._server.result() if self._server is not None and self._server.exception() is None else None
+        if server is not None:
+            server.terminate()
         if self._own_ray:
             import ray
 
             ray.shutdown()
-        if self._server is not None:
-            self._server.wait()
+        if server is not None:
+            server.wait()
             self._server_spec.socket.unlink(missing_ok=True)
         if hasattr(self, "_server_spec"):
             self._server_spec.socket.with_suffix(".lock").unlink(missing_ok=True)
@@ -310,7 +317,7 @@ def quiet_ray() -> None:
     """Keep Ray and Ray Tune from telling what a user can do nothing about. Must come before Ray is imported."""
     os.environ.update(
         {
-            "RAY_AIR_NEW_OUTPUT": "0",
+            "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a table of the configuration even when silent
             "RAY_CHDIR_TO_TRIAL_DIR": "0",
             "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
             "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",

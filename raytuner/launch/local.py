@@ -141,10 +141,10 @@ def _go(plan: Plan, folder: Folder, engine: Engine, conductor: Conductor, consol
         if progress is not None:
             progress.stop()
         engine.shut_down()
-        problem = _finish_tracking(tracker, console)
-    from raytuner.analysis import write_report
+        from raytuner.analysis import write_report
 
-    write_report(folder)
+        write_report(folder)  # before the tracker ends: it is an artifact
+        problem = _finish_tracking(tracker, console)
     print_summary(console, conductor.state, folder, tracking_uri=plan.tracking_uri, tracking_problem=problem)
 
 

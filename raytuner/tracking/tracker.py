@@ -9,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import raytuner
 from raytuner.errors import TrackingError
 from raytuner.journal import Folder
 from raytuner.tracking.address import resolve_uri
@@ -32,12 +31,15 @@ class Tracker:
         self._process = self._start(follow_pid)
 
     def _start(self, follow_pid: int | None) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "raytuner.tracking", str(self.folder.path), "--uri", self.uri]
+        # -P: what lies in the folder, a snapshot of somebody's code among it, must not be importable.
+        command = [sys.executable, "-P", "-m", "raytuner.tracking", str(self.folder.path), "--uri", self.uri]
         command += ["--patience", str(self._patience)]
         if follow_pid is not None:
             command += ["--follow-pid", str(follow_pid)]
-        root = str(Path(raytuner.__file__).parents[1])
-        path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
+        root = Path(__file__).parents[2]
+        # Beside the sources it is found by its place; installed, that place would come before the standard library.
+        places = [] if root.name in {"site-packages", "dist-packages"} else [str(root)]
+        path = os.pathsep.join([*places, *filter(None, [os.environ.get("PYTHONPATH")])])
         with open(self.folder.path / "tracking.log", "ab") as log:
             return subprocess.Popen(
                 command,
@@ -67,10 +69,11 @@ class Tracker:
         return behind(self.folder)
 
     def problem(self) -> str:
-        """What keeps the store from being written now; empty when nothing does."""
-        if not self.running and self._process.returncode not in (0, -signal.SIGTERM) and not read_status(self.folder):
+        """What keeps the store from being written; empty when nothing does."""
+        error = str(read_status(self.folder).get("error") or "")
+        if not error and not self.running and self._process.returncode != 0:
             return f"the tracker ended with code {self._process.returncode}; see {self.folder.path / 'tracking.log'}"
-        return str(read_status(self.folder).get("error") or "")
+        return error
 
     def wait(self, timeout: float) -> bool:
         """Have it write what is left, at once, and end. True when all is in the store, False after ``timeout`` seconds.

@@ -320,7 +320,7 @@ class Trial:
     def log_text(self, name: str, text: str) -> None:
         """Keep a text as ``name`` (such as ``notes.txt``) among the trial's artifacts."""
         path = self._artifact(name)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
         self._logged(name, path)
 
     def log_image(self, name: str, image: Any) -> None:
