@@ -111,9 +111,7 @@ def test_try_trains_the_defaults_here(capsys: pytest.CaptureFixture[str], tmp_pa
     assert "step 2: loss 2" in said
     assert "step 3" not in said
     assert not (tmp_path / "results").exists()
-    Path("mine.py").write_text("def train(trial):\n    raise RuntimeError('of my own')\n")
-    import sys
+    Path("theirs.py").write_text("def train(trial):\n    raise RuntimeError('of my own')\n")
 
-    sys.modules.pop("raytuner_script_mine", None)
-    assert main(["try", "mine.yaml"]) == 1
+    assert main(["try", "mine.yaml", "--set", "train=theirs.py:train"]) == 1
     assert "of my own" in capsys.readouterr().err

@@ -1,7 +1,4 @@
-"""Plan to Ray Tune. Only here is Ray Tune known; nothing of Ray is imported before an engine runs."""
+"""Plan to Ray Tune. Only here is Ray Tune known.
 
-from raytuner.engine.conductor import Conductor
-from raytuner.engine.runner import Engine, Interrupt, connect
-from raytuner.engine.snapshot import changed_since, take_snapshot
-
-__all__ = ["Conductor", "Engine", "Interrupt", "changed_since", "connect", "take_snapshot"]
+Nothing is imported here: slots and process servers live in this package too, and each pays for what it imports.
+"""

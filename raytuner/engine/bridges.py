@@ -143,6 +143,7 @@ class SchedulerBridge(TrialScheduler):  # type: ignore[misc]
         self._starting: dict[str, float] = {}
         self._seen: set[str] = set()
         self._held: list[SlotTrial] = []
+        self._freed = False
 
     @property
     def held(self) -> int:
@@ -165,12 +166,14 @@ class SchedulerBridge(TrialScheduler):  # type: ignore[misc]
         gpus = [gpu for gpu in result["gpus"].split(",") if gpu]
         if not self._conductor.take(batch, node=result["node"], gpus=gpus):
             return str(TrialScheduler.CONTINUE)
-        if self._others_come_up():
-            # Ray Tune hands a free actor to a trial whose own is still coming up, and drops that: where
-            # trials are shorter than an actor's start, it would never have more than one. So the free one waits.
+        if self._others_come_up() or self._freed:
+            # Ray Tune hands a free actor to a trial whose own is still coming up, and drops that: where trials are
+            # shorter than an actor's start, it would never have more than one. And it keeps one actor that nobody
+            # asks for, not two: so one a round is let go, the others wait.
             self._held.append(trial)
             return str(TrialScheduler.NOOP)
         trial.forget()
+        self._freed = True
         return str(TrialScheduler.STOP)
 
     def _others_come_up(self) -> bool:
@@ -182,11 +185,12 @@ class SchedulerBridge(TrialScheduler):  # type: ignore[misc]
     def choose_trial_to_run(self, controller: Any) -> None:
         """Called in every round of Ray Tune's loop. Which trial starts is left to Ray Tune."""
         self._on_tick()
-        if self._held and not self._others_come_up():
-            for trial in self._held:
-                controller.stop_trial(trial)
-                trial.forget()
-            self._held.clear()
+        freed, self._freed = self._freed, False
+        if self._held and not freed and not self._others_come_up():
+            trial = self._held.pop(0)
+            controller.stop_trial(trial)
+            trial.forget()
+            self._freed = True
 
     def on_trial_error(self, controller: Any, trial: SlotTrial) -> None:
         self._starting.pop(trial.trial_id, None)

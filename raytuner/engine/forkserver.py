@@ -158,27 +158,16 @@ class Server:
 
     def _accept(self) -> None:
         sock, _ = self._listener.accept()
-        # The greeting is one line, written with the connection; a peer that stalls here is not one of ours.
-        sock.settimeout(5.0)
-        data = bytearray()
-        try:
-            while not data.endswith(b"\n"):
-                part = sock.recv(65536)
-                if not part:
-                    raise OSError("closed")
-                data += part
-        except OSError:
-            sock.close()
-            return
-        sock.settimeout(None)
-        hello = json.loads(data)
-        if hello["hello"] == "slot":
-            slot = _Slot(sock)
-            self._watch(hello["raylet"])
-            self._slots[hello["slot"]] = slot
-            self._selector.register(sock, selectors.EVENT_READ, lambda: self._slot_readable(hello["slot"], slot))
-        else:
-            self._start(hello, sock)
+        match _greeting(sock):
+            case {"hello": "slot", "slot": str(name), "raylet": int(raylet)}:
+                slot = _Slot(sock)
+                self._watch(raylet)
+                self._slots[name] = slot
+                self._selector.register(sock, selectors.EVENT_READ, lambda: self._slot_readable(name, slot))
+            case {"hello": "trial", "slot": _, "key": _, "spec": _} as hello:
+                self._start(hello, sock)
+            case _:  # a look whether somebody listens, or a stranger
+                sock.close()
 
     def _slot_readable(self, name: str, slot: _Slot) -> None:
         messages = receive_lines(slot.sock, slot.buffer)
@@ -259,6 +248,23 @@ class Server:
         child.slot.children.pop(child.key, None)
         code = os.waitstatus_to_exitcode(status)
         child.slot.send({"m": "exit", "key": child.key, "code": code, "max_rss": usage.ru_maxrss * 1024})
+
+
+def _greeting(sock: socket.socket) -> Any:
+    """The line that a peer sends with its connection, and under ``rest`` what came with it; None if that is no such."""
+    sock.settimeout(5.0)  # a peer that stalls here is not one of ours
+    data = bytearray()
+    try:
+        while b"\n" not in data:
+            part = sock.recv(65536)
+            if not part:
+                return None
+            data += part
+        sock.settimeout(None)
+        line, _, rest = bytes(data).partition(b"\n")
+        return {**json.loads(line), "rest": rest.decode()}  # a trial may be asked to stop before it starts
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _kill(pid: int) -> None:

@@ -19,7 +19,9 @@ from rich.console import Console
 
 from raytuner.definition import Experiment, to_yaml
 from raytuner.definition import load as load_definition
-from raytuner.engine import Conductor, Engine, Interrupt, changed_since, connect, take_snapshot
+from raytuner.engine.conductor import Conductor
+from raytuner.engine.runner import Engine, Interrupt, connect
+from raytuner.engine.snapshot import changed_since, take_snapshot
 from raytuner.errors import JournalError, LaunchError, RaytunerError
 from raytuner.journal import DriverEnded, DriverStarted, ExperimentState, Folder, JournalReader, JournalWriter, Lock
 from raytuner.launch.progress import Progress

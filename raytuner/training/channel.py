@@ -35,8 +35,10 @@ def receive_lines(sock: socket.socket, buffer: bytearray) -> list[dict[str, Any]
         return []
     except (ConnectionResetError, BrokenPipeError):
         return None
-    if not data:
-        return None
+    return _take_lines(buffer, data) if data else None
+
+
+def _take_lines(buffer: bytearray, data: bytes) -> list[dict[str, Any]]:
     buffer += data
     *lines, rest = bytes(buffer).split(b"\n")
     buffer[:] = rest
@@ -46,10 +48,11 @@ def receive_lines(sock: socket.socket, buffer: bytearray) -> list[dict[str, Any]
 class SocketChannel:
     """A channel over a connected stream socket. Raises ChannelClosed when the other end is gone."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, received: bytes = b"") -> None:
+        """received: what was read from the socket already."""
         self._socket = sock
         self._buffer = bytearray()
-        self._queue: list[dict[str, Any]] = []
+        self._queue = _take_lines(self._buffer, received)
 
     def send(self, message: dict[str, Any]) -> None:
         try:

@@ -51,7 +51,7 @@ def child_main(
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         for name in (signal.SIGTERM, signal.SIGCHLD):
             signal.signal(name, signal.SIG_DFL)
-        channel = SocketChannel(sock)
+        channel = SocketChannel(sock, request["rest"].encode())
         end = _attempt(channel, request, target, prepared)
         for stream in (sys.stdout, sys.stderr):
             with suppress(Exception):

@@ -148,7 +148,7 @@ class Sour:
 
 @pytest.mark.parametrize("bad", [lambda: 0, Sour(), (n for n in ())], ids=["lambda", "own error", "generator"])
 def test_what_cannot_be_saved_leaves_nothing(target: Path, bad: Any) -> None:
-    with pytest.raises(CheckpointError, match="could not be written.*trial.steps"):
+    with pytest.raises(CheckpointError, match=r"could not be written.*trial\.steps"):
         write(target, {"bad": bad})
     assert list(target.parent.iterdir()) == []
 
@@ -158,7 +158,7 @@ def test_a_disk_that_is_full_leaves_nothing(target: Path, monkeypatch: pytest.Mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(CheckpointError, match="No space left.*free some disk space"):
+    with pytest.raises(CheckpointError, match=r"No space left.*free some disk space"):
         write(target, {"weights": [1]})
     assert list(target.parent.iterdir()) == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from trial_tools import Tape, attempt, make_spec, newest_first, standing
 
 from raytuner.training import Trial, keeper, load_checkpoint
+from raytuner.training.checkpoint import read_manifest
 
 NEVER = 1e9
 
@@ -81,21 +83,22 @@ def test_the_last_value_can_be_what_counts(tmp_path: Path, at_once: None) -> Non
 def test_later_attempts_keep_the_same(tmp_path: Path, at_once: None) -> None:
     """What an earlier attempt wrote is deleted by the same rule, not kept for ever."""
     values = [5, 2, 3, 4, 1, 6, 7, 8, 9]
-    for number, cut in enumerate((3, 4, 7, 99), 1):
-        best = min((v, s) for s, v in enumerate(values[: {1: 0, 2: 3, 3: 4, 4: 7}[number]], 1)) if number > 1 else None
+    stand = [
+        (3, ["000002-1", "000003-1"]),
+        (4, ["000002-1", "000004-2"]),
+        (7, ["000005-3", "000007-3"]),
+        (9, ["000005-3", "000009-4"]),
+    ]
+    done = 0
+    for number, (last, names) in enumerate(stand, 1):
+        best = min(((value, step) for step, value in enumerate(values[:done], 1)), default=None)
         spec = make_spec(tmp_path, attempt=number, max_steps=9, checkpoints=newest_first(tmp_path), best=best)
-        attempt(spec, reporting(values), Tape(stop_at=cut))
-        assert standing(tmp_path) == {
-            1: ["000002-1", "000003-1"],
-            2: ["000002-1", "000004-2"],
-            3: ["000005-3", "000007-3"],
-            4: ["000005-3", "000009-4"],
-        }[number]
+        attempt(spec, reporting(values), Tape(stop_at=last))
+        assert standing(tmp_path) == names
+        done = last
 
 
 def test_manifests_carry_every_report_so_far(tmp_path: Path, at_once: None) -> None:
-    from raytuner.training.checkpoint import read_manifest
-
     attempt(make_spec(tmp_path), reporting([5, 4, 3, 2, 1]), Tape(stop_at=2))
     attempt(make_spec(tmp_path, attempt=2, checkpoints=newest_first(tmp_path)), reporting([5, 4, 3, 2, 1]))
     manifest = read_manifest(tmp_path / "checkpoints" / "000005-2")
@@ -120,7 +123,7 @@ def test_every_few_seconds(tmp_path: Path) -> None:
     assert written(tape)[-1] == (9, "last")
     steps = [step for step, reason in written(tape) if reason == "every"]
     assert steps
-    assert all(later - earlier >= 2 for earlier, later in zip(steps, steps[1:], strict=False))
+    assert all(later - earlier >= 2 for earlier, later in itertools.pairwise(steps))
 
 
 def test_fast_improvements_do_not_go_to_the_disk(tmp_path: Path, held_back: None) -> None:
@@ -243,8 +246,6 @@ def test_files_become_the_checkpoint_of_their_step(tmp_path: Path, order: str) -
         step = int(path.name[:6])
         assert (path / "files" / "deep" / "model.txt").read_text() == f"step {step}"
         assert load_checkpoint(path)["weights"] == [step]
-        from raytuner.training.checkpoint import read_manifest
-
         assert read_manifest(path)["reports"][-1]["step"] == step
     assert list(tmp_path.glob(".files*")) == []
 

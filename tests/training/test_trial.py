@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
+import random
 import re
+import subprocess
 import sys
+from contextlib import suppress
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -97,17 +102,13 @@ def test_a_failure_cannot_be_swallowed(tmp_path: Path) -> None:
 
     def train(trial: Trial) -> None:
         for _ in trial.steps():
-            try:
+            with suppress(Exception):
                 trial.report(loss=math.nan)
-            except Exception:  # noqa: BLE001, S110
-                pass
 
     def by_itself(trial: Trial) -> None:
         for _ in range(3):
-            try:
+            with suppress(Exception):
                 trial.report(loss=math.nan)
-            except Exception:  # noqa: BLE001, S110, PERF203
-                pass
 
     for function in (train, by_itself):
         tape = fails(tmp_path, function, "step 1 reported loss=nan", decides=(1, 2))
@@ -127,7 +128,9 @@ def test_the_objective_must_be_reported(tmp_path: Path) -> None:
 
 
 def test_a_name_must_be_a_string(tmp_path: Path) -> None:
-    fails(tmp_path, lambda trial: trial.report({"loss": 1.0, 5: 2.0}), "step 1: a metric's name must be a string, got 5")
+    fails(
+        tmp_path, lambda trial: trial.report({"loss": 1.0, 5: 2.0}), "step 1: a metric's name must be a string, got 5"
+    )
 
 
 def test_two_reports_in_a_step_are_refused(tmp_path: Path) -> None:
@@ -205,10 +208,8 @@ def test_reports_outside_steps_are_steps_up_to_the_last(tmp_path: Path) -> None:
 def test_no_report_comes_after_the_last_one(tmp_path: Path) -> None:
     def train(trial: Trial) -> None:
         for _ in range(9):
-            try:
+            with suppress(BaseException):
                 trial.report(loss=1.0)
-            except BaseException:  # noqa: BLE001, S110, PERF203
-                pass
 
     end, tape = attempt(make_spec(tmp_path), train)
     assert list(tape.values()) == [1, 2, 3, 4, 5]
@@ -322,7 +323,7 @@ def test_a_stop_ends_the_trial_there(tmp_path: Path, in_steps: bool) -> None:
         try:
             for _ in trial.steps(weights=np.zeros(1)) if in_steps else range(9):
                 trial.report(loss=1.0)
-        except Exception:  # noqa: BLE001
+        except Exception:
             after.append("caught")  # a stop is no error that a function could catch by mistake
         finally:
             after.append("cleaned")
@@ -339,7 +340,7 @@ def test_a_stop_cannot_be_swallowed(tmp_path: Path) -> None:
         try:
             for _ in trial.steps():
                 trial.report(loss=1.0)
-        except BaseException:  # noqa: BLE001
+        except BaseException:
             return
 
     end, _ = attempt(make_spec(tmp_path), train, Tape(stop_at=2))
@@ -373,8 +374,6 @@ def test_a_trial_knows_itself(tmp_path: Path) -> None:
 
 def test_the_same_seed_gives_the_same_trial(tmp_path: Path) -> None:
     def train(trial: Trial) -> dict[str, float]:
-        import random
-
         return {"loss": random.random(), "numpy": np.random.random()}
 
     def metrics(seed: int) -> Any:
@@ -386,10 +385,8 @@ def test_the_same_seed_gives_the_same_trial(tmp_path: Path) -> None:
 
 
 def test_a_spec_survives_a_trip_through_json(tmp_path: Path) -> None:
-    import json
-    from dataclasses import asdict
-
-    spec = make_spec(tmp_path, decides=(1, 3), gpus=("0",), best=(0.5, 2), config={"layers": [1, 2]}, checkpoints=("a",))
+    lists = {"decides": (1, 3), "gpus": ("0",), "checkpoints": ("a",), "best": (0.5, 2)}
+    spec = make_spec(tmp_path, config={"layers": [1, 2]}, **lists)
     assert TrialSpec.from_dict(json.loads(json.dumps(asdict(spec)))) == spec
 
 
@@ -460,10 +457,12 @@ def test_an_artifact_stays_in_its_folder(tmp_path: Path, name: str) -> None:
 
 def test_nothing_heavy_is_imported(tmp_path: Path) -> None:
     """A trial that needs neither Ray, MLflow nor torch pays for none of them."""
-    import subprocess
-
-    code = "import sys, raytuner.training.child; print([m for m in ('ray', 'mlflow', 'torch', 'pydantic') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    code = """
+import sys, raytuner.training.child, raytuner.engine.forkserver, raytuner.engine.host
+print([name for name in ("ray", "mlflow", "torch", "pydantic", "raytuner.plan") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_report_errors_are_trial_errors() -> None:
