@@ -108,6 +108,7 @@ def ours(folder: Path, **fields: Any) -> dict[str, Any]:
         "span": last - first,
         "steps": len(reports),
         "first_step_at": min(report.time for report in reports),
+        "last_end_at": last,
     }
 
 
@@ -154,18 +155,28 @@ def spinning(seconds: float, steps: int, trials: int) -> dict[str, Any]:
     return {**result, "ideal": ideal, "ratio": result["span"] / ideal}
 
 
-def trivial(trials: int, tracking: bool = False) -> dict[str, Any]:
-    start_ray()
+def trivial(trials: int) -> dict[str, Any]:
+    """A function of one line, in a run that starts Ray by itself: until the last trial's end, after ``ray.init``."""
+    import ray
+
+    ray_init, up = ray.init, [0.0]
+
+    def init(**options: Any) -> Any:
+        result = ray_init(**options)
+        up[0] = time.time()
+        return result
+
+    ray.init = init
     with tempfile.TemporaryDirectory() as folder:
-        return ours(
+        result = ours(
             Path(folder),
             train="parabola:parabola",
             objective={"metric": "loss", "mode": "min"},
             space={"x": {"type": "float", "low": -10.0, "high": 10.0}},
             search="random",
             budget={"trials": trials},
-            tracking={"mlflow": f"sqlite:///{folder}/mlflow.db"} if tracking else "none",
         )
+    return {**result, "after_init": result["last_end_at"] - up[0]}
 
 
 def memory(first: int = 100, last: int = 2000) -> dict[str, Any]:
@@ -287,7 +298,7 @@ def report(found: dict[str, list[dict[str, Any]]]) -> list[str]:
         if name in found:
             row(f"{name}: span / ideal", f"{median(found[name], 'ratio'):.2f}", goal)
     if "trivial-100" in found:
-        row("100 trials of a parabola, after ray.init", f"{median(found['trivial-100']):.1f} s", "< 5 s")
+        row("100 trials of a parabola, after ray.init", f"{median(found['trivial-100'], 'after_init'):.1f} s", "< 5 s")
     if "tracking-on" in found:
         on, off = found["tracking-on"], found["tracking-off"]
         cost = (median(on, "controller_cpu") - median(off, "controller_cpu")) / median(on, "span")

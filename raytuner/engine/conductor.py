@@ -30,6 +30,7 @@ from raytuner.journal import (
     TrialState,
 )
 from raytuner.plan import Plan
+from raytuner.schedulers import Decision
 from raytuner.search import Observation, Search, Status
 from raytuner.training.checkpoint import read_manifest, remove_checkpoint
 from raytuner.training.trial import TrialSpec
@@ -95,11 +96,12 @@ class Conductor:
                     else:
                         self._unfollowed[event.trial] = event
                 case TrialEnded():
-                    self._learn_end(self.state.trials[event.trial])
                     self._unfollowed.pop(event.trial, None)
                     self._interrupted.discard(event.trial)
                     if event.reason.startswith(INTERRUPTED):
                         self._interrupted.add(event.trial)
+                    else:
+                        self._learn_end(self.state.trials[event.trial])
                 case _:
                     pass
 
@@ -312,6 +314,9 @@ class Conductor:
         value = trial.value
         assert value is not None, "a report with a finite objective comes before every question"
         decision = self.scheduler.on_report(trial.id, step, self._sign * value)
+        if decision.action == "stop" and trial.source == "defaults":
+            # They are what the best is compared with: half a baseline would flatter it.
+            decision = Decision("continue", f"{decision.reason}; the defaults go on all the same, as the baseline")
         decided = Decided(trial=trial.id, step=step, action=decision.action, reason=decision.reason, value=value)
         self._decided[trial.id] = step
         self.record(decided)
@@ -339,11 +344,13 @@ class Conductor:
         if error is not None and error["kind"] == "lost":
             self._given_up(trial, attempt, error["message"])
             return
-        if status == "stopped" and self.stopping is not None and self.stop_status == "interrupted":
+        interrupted = status == "stopped" and self.stopping is not None and self.stop_status == "interrupted"
+        if interrupted:
             reason = f"{INTERRUPTED}: {reason}"
         event = TrialEnded(trial=trial.id, attempt=attempt, status=status, step=step, reason=reason, error=error)
         self.record(event)
-        self._learn_end(trial)
+        if not interrupted:  # it goes on some day: search and scheduler have nothing to learn from that
+            self._learn_end(trial)
         self._keep_within_disk()
         if error is not None and error["kind"] == "import":
             self.fatal = reason

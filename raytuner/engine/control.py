@@ -6,12 +6,15 @@ Over it the driver asks for the end of trials; its own end is seen as the end of
 from __future__ import annotations
 
 import json
+import os
 import secrets
+import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing.connection import Client, Connection, Listener, answer_challenge, deliver_challenge
 from typing import Any
 
 __all__ = ["ControlAddress", "ControlLine", "ControlServer"]
@@ -30,31 +33,44 @@ class ControlServer:
     """The driver's end."""
 
     def __init__(self, host: str) -> None:
-        secret = secrets.token_hex(16)
-        self._listener = Listener((host, 0), authkey=secret.encode())
+        self._listener = Listener((host, 0), backlog=128)
         address = self._listener.address
         assert isinstance(address, tuple)
-        self.address = ControlAddress(host, int(address[1]), secret)
+        self.address = ControlAddress(host, int(address[1]), secrets.token_hex(16))
         self._lines: list[Connection[Any, Any]] = []
         self._standing: dict[str, str] = {}
         self._everything: str | None = None
+        self._closed = False
         self._lock = threading.Lock()
         threading.Thread(target=self._accept, name="control", daemon=True).start()
 
     def _accept(self) -> None:
-        while True:
+        while not self._closed:
             try:
                 line = self._listener.accept()
             except OSError:
-                return
-            except Exception:  # noqa: S112 - a caller without the secret is no caller
+                time.sleep(0.1)  # too many open files, say: it may pass
                 continue
-            with self._lock:
-                self._lines.append(line)
-                if self._everything is not None:
-                    self._tell(line, None, self._everything)
-                for trial, reason in self._standing.items():
-                    self._tell(line, trial, reason)
+            # One that connects and then says nothing must not keep the others waiting.
+            threading.Thread(target=self._admit, args=(line,), name="control-admit", daemon=True).start()
+
+    def _admit(self, line: Connection[Any, Any]) -> None:
+        try:
+            secret = self.address.secret.encode()
+            deliver_challenge(line, secret)
+            answer_challenge(line, secret)
+        except Exception:  # a caller without the secret is no caller
+            line.close()
+            return
+        with self._lock:
+            if self._closed:
+                line.close()
+                return
+            self._lines.append(line)
+            if self._everything is not None:
+                self._tell(line, None, self._everything)
+            for trial, reason in self._standing.items():
+                self._tell(line, trial, reason)
 
     def stop(self, trial: str | None, reason: str) -> None:
         """Ask for the end of a trial, or (with None) of every trial, now and from now on."""
@@ -70,9 +86,13 @@ class ControlServer:
         try:
             line.send_bytes(json.dumps({"stop": trial, "reason": reason}).encode())
         except OSError:  # the slot is gone; Ray tells the bridge
-            self._lines.remove(line)
+            with suppress(ValueError):
+                self._lines.remove(line)
 
     def close(self) -> None:
+        self._closed = True
+        with suppress(OSError):
+            socket.create_connection((self.address.host, self.address.port), timeout=1.0).close()  # wakes the thread
         self._listener.close()
         with self._lock:
             for line in self._lines:
@@ -98,6 +118,7 @@ class ControlLine:
             try:
                 message = json.loads(self._connection.recv_bytes())
             except (EOFError, OSError):
+                self._connection.close()
                 if not self._closed:
                     self._on_lost()
                 return
@@ -110,5 +131,5 @@ class ControlLine:
 
     def close(self) -> None:
         self._closed = True
-        with suppress(OSError):
-            self._connection.close()
+        with suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as line:
+            line.shutdown(socket.SHUT_RDWR)  # which ends the thread's wait, as closing alone does not

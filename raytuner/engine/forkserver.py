@@ -159,8 +159,8 @@ class Server:
     def _accept(self) -> None:
         sock, _ = self._listener.accept()
         match _greeting(sock):
-            case {"hello": "slot", "slot": str(name), "raylet": int(raylet)}:
-                slot = _Slot(sock)
+            case {"hello": "slot", "slot": str(name), "raylet": int(raylet), "rest": str(rest)}:
+                slot = _Slot(sock, bytearray(rest.encode()))
                 self._watch(raylet)
                 self._slots[name] = slot
                 self._selector.register(sock, selectors.EVENT_READ, lambda: self._slot_readable(name, slot))

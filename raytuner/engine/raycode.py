@@ -119,6 +119,7 @@ def adapt_class(cls: Callable[..., Any]) -> Callable[[Trial], Any]:
                 for _ in trial.steps(trainable=_Saved(trainable)):
                     if not _step(trainable, trial):
                         break
+            trial.finish()  # what has been cleaned up cannot be saved
         finally:
             trainable.stop()
 

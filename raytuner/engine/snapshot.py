@@ -14,21 +14,26 @@ import sys
 import zlib
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 __all__ = ["changed_since", "search_path", "take_snapshot"]
 
 MANIFEST = ".snapshot.json"
 MOST_FILES = 5000
-SKIPPED = frozenset({"node_modules", "site-packages", "__pycache__", "results", "build", "dist"})
+INSTALLED = frozenset({"node_modules", "site-packages", "__pycache__"})
+SKIPPED = INSTALLED | {"results", "build", "dist"}
 
 
-def take_snapshot(root: Path, target: Path, *, also: Iterable[Path] = ()) -> dict[str, str]:
+def take_snapshot(root: Path, target: Path, *, without: Iterable[Path] = ()) -> dict[str, str]:
     """Copy the Python files below ``root`` (those that git knows or does not ignore, where there is git) to ``target``.
 
-    Returns and writes down the CRC-32 of each by its path. ``also``: folders that must not be linked into the copy.
+    Returns and writes down the CRC-32 of each by its path. ``without``: folders that are no part of the code, such as
+    the one that results go to.
     """
-    files = _python_files(root)
+    root = root.resolve()
+    left_out = [path.resolve() for path in without if not root.is_relative_to(path.resolve())]
+    files = _python_files(root, left_out)
     target.mkdir(parents=True, exist_ok=True)
     sums: dict[str, str] = {}
     folders: set[Path] = {Path()}
@@ -38,16 +43,15 @@ def take_snapshot(root: Path, target: Path, *, also: Iterable[Path] = ()) -> dic
         shutil.copy2(root / relative, copy)
         sums[relative.as_posix()] = _sum(copy)
         folders.update(relative.parents)
-    hidden = {path.resolve() for path in also}
     for folder in folders:
-        with suppress(OSError):
-            for entry in os.scandir(root / folder):
-                if entry.name.startswith(".") or entry.name in SKIPPED or Path(entry.path).resolve() in hidden:
-                    continue
-                link = target / folder / entry.name
-                if not link.exists() and not (entry.is_file() and entry.name.endswith(".py")):
-                    link.symlink_to(Path(entry.path).resolve())
-    (target / MANIFEST).write_text(json.dumps({"root": str(root), "files": sums}))
+        for entry in os.scandir(root / folder):
+            real = os.path.realpath(entry.path)
+            if entry.name.startswith(".") or entry.name in SKIPPED or Path(real) in left_out:
+                continue
+            with suppress(FileExistsError):  # copied, or a folder of copies
+                os.symlink(real, target / folder / entry.name)
+    manifest = {"root": str(root), "without": [str(path) for path in left_out], "files": sums}
+    (target / MANIFEST).write_text(json.dumps(manifest))
     return sums
 
 
@@ -58,7 +62,8 @@ def changed_since(snapshot: Path) -> list[str]:
     except (OSError, ValueError):
         return []
     root, before = Path(manifest["root"]), manifest["files"]
-    now = {path.as_posix(): _sum(root / path) for path in _python_files(root)} if root.is_dir() else {}
+    files = _python_files(root, [Path(path) for path in manifest["without"]])
+    now = {path.as_posix(): _sum(root / path) for path in files}
     return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
 
 
@@ -78,20 +83,23 @@ def _sum(path: Path) -> str:
     return f"{zlib.crc32(path.read_bytes()):08x}"
 
 
-def _python_files(root: Path) -> list[Path]:
+def _python_files(root: Path, without: list[Path]) -> list[Path]:
     listed = _git_files(root)
     if listed is None:
         listed = []
         for folder, names, files in os.walk(root):
             names[:] = [
-                n
-                for n in names
-                if not n.startswith(".") and n not in SKIPPED and not (Path(folder, n) / "pyvenv.cfg").exists()
+                name for name in names if _may_hold_code(Path(folder, name)) and Path(folder, name) not in without
             ]
             listed += [Path(folder, name).relative_to(root) for name in files if name.endswith(".py")]
             if len(listed) > MOST_FILES:
                 break
-    return sorted(path for path in listed[:MOST_FILES] if (root / path).is_file())
+    ours = (path for path in listed if not any((root / path).is_relative_to(folder) for folder in without))
+    return sorted(path for path in islice(ours, MOST_FILES) if (root / path).is_file())
+
+
+def _may_hold_code(folder: Path) -> bool:
+    return not folder.name.startswith(".") and folder.name not in SKIPPED and not (folder / "pyvenv.cfg").exists()
 
 
 def _git_files(root: Path) -> list[Path] | None:
@@ -100,4 +108,5 @@ def _git_files(root: Path) -> list[Path] | None:
         listing = subprocess.run(command, capture_output=True, check=True, timeout=30).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    return [Path(name) for name in listing.decode(errors="surrogateescape").split("\0") if name]
+    files = [Path(name) for name in listing.decode(errors="surrogateescape").split("\0") if name]
+    return [path for path in files if INSTALLED.isdisjoint(path.parts)]

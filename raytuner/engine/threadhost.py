@@ -13,7 +13,7 @@ from typing import Any
 
 from raytuner.engine.batch import Batch
 from raytuner.engine.host import BATCH_SECONDS, StopRequest
-from raytuner.training.attempt import run_attempt
+from raytuner.training.attempt import describe_error, run_attempt
 from raytuner.training.trial import TrialSpec
 
 __all__ = ["ThreadHost"]
@@ -58,7 +58,12 @@ class ThreadHost:
         channel = self._channel = _QueueChannel()
 
         def run() -> None:
-            channel.send({"m": "end", **run_attempt(spec, channel, self._function)})
+            try:
+                end = run_attempt(spec, channel, self._function)
+            except BaseException as error:  # a KeyboardInterrupt in this thread is the user's own
+                described = describe_error(error)
+                end = {"status": "failed", "reason": described["message"], "step": 0, "error": described}
+            channel.send({"m": "end", **end})
 
         self._thread = threading.Thread(target=run, name=f"trial-{spec.trial}", daemon=True)
         self._thread.start()
@@ -66,18 +71,18 @@ class ThreadHost:
     def collect(self) -> Batch:
         assert self._spec is not None
         batch = Batch(self._spec.trial, self._spec.attempt)
+        stopped = self._pass_on_stop()
         if self._waiting:
             self._waiting = False
-            self._channel.requests.put({"op": "go"})
+            if not stopped:
+                self._channel.requests.put({"op": "go"})
         began = time.monotonic()
         while True:
             try:
                 message = self._channel.said.get(timeout=0.1)
             except queue.Empty:
                 message = None
-            reason = self._stop.take()
-            if reason is not None:
-                self._channel.requests.put({"op": "stop", "reason": reason})
+            self._pass_on_stop()
             match message:
                 case None:
                     pass
@@ -94,6 +99,12 @@ class ThreadHost:
                     batch.messages.append(message)
             if batch.messages and time.monotonic() - began >= BATCH_SECONDS:
                 return batch
+
+    def _pass_on_stop(self) -> bool:
+        reason = self._stop.take()
+        if reason is not None:
+            self._channel.requests.put({"op": "stop", "reason": reason})
+        return reason is not None
 
     def end(self) -> None:
         thread, self._thread = self._thread, None

@@ -174,7 +174,7 @@ def _create(plan: Plan, folder: Folder) -> None:
     folder.control.mkdir(exist_ok=True)
     folder.definition.write_text(to_yaml(plan.experiment))
     folder.plan.write_text(json.dumps(plan.to_dict(), indent=2))
-    take_snapshot(plan.import_root, folder.code, also=[folder.path.parent, folder.path])
+    take_snapshot(plan.import_root, folder.code, without=[folder.path.parent, folder.path])
 
 
 def _changed(folder: Folder) -> list[str]:

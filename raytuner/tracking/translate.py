@@ -202,11 +202,10 @@ class Translator:
         trial = self.state.trials[event.trial]
         # A paused trial may go on, so that its run does: only the end of the driver ends it.
         self._label(event.trial, event.status, event.reason, event.at if event.status in _ENDS else None)
-        # Names in groups: MLflow draws a chart for each, and what has but one point must not lie among the curves.
-        totals: dict[str, float | None] = {"total/steps": trial.step, "total/seconds": round(trial.seconds, 3)}
         if trial.value is not None:
-            totals |= {f"best/{self.state.metric}": trial.value, "best/step": trial.value_step}
-        self._measure(event.trial, totals, event.at, trial.step)
+            # Names in a group: MLflow draws a chart for each, and what has but one point must not lie among the curves.
+            best: dict[str, float | None] = {f"best/{self.state.metric}": trial.value, "best/step": trial.value_step}
+            self._measure(event.trial, best, event.at, trial.step)
         if event.status in _ENDS:
             self._measure(PARENT, {f"trials/{event.status}": self.state.count(event.status)}, event.at)
         if event.error:

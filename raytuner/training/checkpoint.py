@@ -20,7 +20,14 @@ from typing import Any, cast
 
 from raytuner.errors import CheckpointError
 
-__all__ = ["load_checkpoint", "read_manifest", "remove_checkpoint", "verify_checkpoint", "write_checkpoint"]
+__all__ = [
+    "load_checkpoint",
+    "read_manifest",
+    "remove_checkpoint",
+    "sync_checkpoint",
+    "verify_checkpoint",
+    "write_checkpoint",
+]
 
 SCHEMA = "raytuner.checkpoint/1"
 MANIFEST = "manifest.json"
@@ -60,16 +67,13 @@ def write_checkpoint(
         for path in sorted(p for p in temporary.rglob("*") if p.is_file()):
             size = path.stat().st_size
             listing[path.relative_to(temporary).as_posix()] = {"bytes": size, "sha256": _digest(path)}
-            _sync(path)
             total += size
         manifest = temporary / MANIFEST
         manifest.write_bytes(_sealed({"schema": SCHEMA, **meta, "files": listing}))
         total += manifest.stat().st_size
-        _sync(manifest)
         if target.exists():  # the same step of the same attempt: the newer one counts
             remove_checkpoint(target)
         temporary.rename(target)
-        _sync(target.parent)
     except Exception as error:  # whatever the user's objects raise when they are pickled
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
@@ -77,6 +81,15 @@ def write_checkpoint(
             "free some disk space, or pass only what can be saved to trial.steps()"
         ) from error
     return total
+
+
+def sync_checkpoint(path: Path) -> None:
+    """Have the system put a checkpoint on the disk; before an older one is deleted for it.
+
+    Without this it would be there within half a minute anyway, and one torn by a power failure is refused.
+    """
+    for file in (*(p for p in path.rglob("*") if p.is_file()), path, path.parent):
+        _sync(file)
 
 
 def _write_state(folder: Path, state: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from raytuner.errors import CheckpointError
 from raytuner.training.channel import Channel
-from raytuner.training.checkpoint import remove_checkpoint, write_checkpoint
+from raytuner.training.checkpoint import remove_checkpoint, sync_checkpoint, write_checkpoint
 from raytuner.training.state import RNG, collect, rng_states, snapshot
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class CheckpointKeeper:
         self._held: tuple[int, dict[str, Any]] | None = None
         self._files: Path | None = None
         self._written: dict[int, Path] = {}
+        self._unsynced: set[int] = set()
         self._last_write = time.monotonic()
         self._next_best = 0.0
         self._done = 0
@@ -138,6 +139,7 @@ class CheckpointKeeper:
             self._channel.send({"m": "warning", "text": str(error)})
             return
         self._written[step] = path
+        self._unsynced.add(step)
         self._last_write = time.monotonic()
         took = self._last_write - began
         self._next_best = self._last_write + max(QUIET_SECONDS, QUIET_SHARE * took)
@@ -157,7 +159,12 @@ class CheckpointKeeper:
             elif known:
                 keep.add(min(known, key=lambda s: (sign * values[s], s)))
         keep.add(max(self._written))  # the one just written or started from: a restart needs it
-        for step in [s for s in self._written if s not in keep]:
+        doomed = [s for s in self._written if s not in keep]
+        if doomed:
+            for step in sorted(keep & self._unsynced):
+                sync_checkpoint(self._written[step])
+            self._unsynced.clear()
+        for step in doomed:
             path = self._written.pop(step)
             remove_checkpoint(path)
             self._channel.send({"m": "removed", "path": str(path)})

@@ -101,33 +101,49 @@ def test_no_folder_is_refused(target: Path) -> None:
 
 
 WRITER = """
-    import os, sys, time
+    import sys, time
     from pathlib import Path
-    from raytuner.training.checkpoint import write_checkpoint
+    from raytuner.training import checkpoint
 
-    left = int(sys.argv[2])
-    sync = os.fsync
-    def fsync(fd):
-        global left
-        left -= 1
-        if left == 0:
-            print("writing", flush=True)
-            time.sleep(60)
-        sync(fd)
-    os.fsync = fsync
-    write_checkpoint(Path(sys.argv[1]), {"weights": list(range(1000))}, meta={"step": 3})
+    place, stop = sys.argv[2], lambda: (print("writing", flush=True), time.sleep(60))
+
+    class Half:
+        def __reduce__(self):
+            if place == "state":
+                stop()
+            return (list, ())
+
+    digest, rename = checkpoint._digest, Path.rename
+
+    def slow_digest(path):
+        if place == "sums":
+            stop()
+        return digest(path)
+
+    def slow_rename(self, target):
+        if place == "rename":
+            stop()
+        result = rename(self, target)
+        if place == "after":
+            stop()
+        return result
+
+    checkpoint._digest, Path.rename = slow_digest, slow_rename
+    state = {"weights": list(range(1000)), "half": Half()}
+    checkpoint.write_checkpoint(Path(sys.argv[1]), state, meta={"step": 3})
 """
 
 
-@pytest.mark.parametrize(("sync", "stands"), [(1, False), (2, False), (3, True)])
-def test_a_kill_as_it_writes_leaves_no_half_checkpoint(target: Path, sync: int, stands: bool) -> None:
-    """Killed at the state's, at the manifest's and at the folder's fsync: the last comes after the rename."""
-    command = [sys.executable, "-c", textwrap.dedent(WRITER), str(target), str(sync)]
+@pytest.mark.parametrize("place", ["state", "sums", "rename", "after"])
+def test_a_kill_as_it_writes_leaves_no_half_checkpoint(target: Path, place: str) -> None:
+    """Killed in the middle of the state, before its checksum, before the rename, and after it."""
+    command = [sys.executable, "-c", textwrap.dedent(WRITER), str(target), place]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"writing\n"
         process.kill()
     assert process.returncode == -signal.SIGKILL
+    stands = place == "after"
     assert target.exists() == stands
     assert [p.name for p in target.parent.glob("[0-9]*")] == (["000003-1"] if stands else [])
     if stands:
