@@ -328,7 +328,12 @@ class Conductor:
 
     def _follow(self, trial: TrialState, attempt: int, decided: Decided) -> None:
         status = "paused" if decided.action == "pause" else "stopped"
-        self._ended(trial, attempt, status=status, reason=decided.reason, step=decided.step, error=None)
+        self._running.pop(trial.id, None)
+        self.record(
+            TrialEnded(trial=trial.id, attempt=attempt, status=status, step=decided.step, reason=decided.reason)
+        )
+        self._learn_end(trial)
+        self._keep_within_disk()
 
     def _ended(
         self,
@@ -414,7 +419,11 @@ class Conductor:
         if total <= budget:
             return
         best = self.state.best
-        ended = [t for t in self.state.trials.values() if t.ended and t is not best and t.checkpoints]
+        ended = [
+            trial
+            for trial in self.state.trials.values()
+            if trial.ended and trial is not best and trial.checkpoints and not trial.reason.startswith(INTERRUPTED)
+        ]
         ended.sort(key=lambda t: float("inf") if t.value is None else self._sign * t.value, reverse=True)
         for trial in ended:
             for checkpoint in list(trial.checkpoints.values()):

@@ -97,7 +97,7 @@ def test_a_report_settles_every_rung_that_it_passes() -> None:
     assert decision.reason.startswith("rung 3: 2nd of 2")
     # So C meets it in both.
     assert scheduler.on_report("C", 1, 0.47).reason.startswith("rung 1: 2nd of 3")
-    assert scheduler.on_report("D", 9, 0.42).reason.startswith("rung 3: 0.42 is 2nd of 3")
+    assert scheduler.on_report("D", 9, 0.42).reason.startswith("rung 3: 2nd of 3")
 
 
 def test_a_rung_that_it_passes_badly_stops_a_trial() -> None:
