@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import io
 import json
 import os
 import select
@@ -278,21 +279,29 @@ def _say(text: str) -> None:
 
 
 def _warm_torch() -> None:
-    """Import what a first step would (torch's optimizers import a compiler late), and fault its code pages in."""
+    """Train, save and load something: what is imported late or set up on first use (torch's optimizers import a
+    compiler, 2 s) is then there in every trial.
+    """
     torch = sys.modules.get("torch")
     if torch is None:
         return
-    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    # With devices about, a backward pass starts a thread for each, and a step asks CUDA: neither survives a fork.
+    whole_steps = not torch.cuda.is_available()
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Dropout(0.5), torch.nn.Linear(8, 2))
+    x, y = torch.zeros(4, 8), torch.zeros(4, dtype=torch.long)
     for kind in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
-        optimizer = kind(model.parameters(), lr=0.0)
-        for parameter in model.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-        optimizer.step()
+        optimizer = kind(model.parameters(), lr=0.0)  # which is what imports the compiler
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(x), y)
+        if whole_steps:
+            loss.backward()
+            optimizer.step()
     with torch.no_grad():
-        torch.nn.functional.cross_entropy(model(torch.zeros(4, 8)), torch.zeros(4, dtype=torch.long))
-    if not torch.cuda.is_available():
-        # With devices about, a backward pass starts a thread for each, and those do not survive a fork.
-        torch.nn.functional.cross_entropy(model(torch.zeros(4, 8)), torch.zeros(4, dtype=torch.long)).backward()
+        model.eval()(x).argmax(1)
+    saved = io.BytesIO()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, saved)
+    saved.seek(0)
+    torch.load(saved, map_location="cpu", weights_only=False)
 
 
 def _set_up(spec: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import random
 import sys
 from collections.abc import Mapping, MutableMapping
@@ -118,7 +119,10 @@ def seed_everything(seed: int) -> None:
     np.random.seed(seed % 2**32)
     torch = sys.modules.get("torch")
     if torch is not None:
-        torch.manual_seed(seed)
+        if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+            torch.default_generator.manual_seed(seed)  # no device to seed; looking for some takes 5 ms in a new process
+        else:
+            torch.manual_seed(seed)
 
 
 def rng_states() -> dict[str, Any]:
