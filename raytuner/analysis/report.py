@@ -21,7 +21,7 @@ _NAMED = 5  # trials named for a reason to fail
 
 def report(folder: Folder) -> str:
     """The page, whatever the experiment has come to. Raises JournalError only for a journal that is damaged."""
-    reading = Reading.of(folder)
+    reading = Reading.of(folder, history=True)
     sections = [
         _head(reading),
         _setup(reading),
@@ -130,7 +130,7 @@ def _status(trial: TrialState) -> str:
 
 def _curve(reading: Reading) -> list[str]:
     """How the best value came about. Many improvements are thinned out evenly; the first and the last stay."""
-    curve = reading.state.incumbents
+    curve = reading.state.curve()
     if not curve:
         return []
     stride = max(1.0, (len(curve) - 1) / (_CURVE - 1))

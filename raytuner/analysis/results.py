@@ -120,7 +120,7 @@ class Results:
         """A row an improvement: time (seconds since the start), steps (by all trials till then), trial, value."""
         import pandas as pd
 
-        rows = [(at - self.state.started_at, steps, trial, value) for at, steps, trial, value in self.state.incumbents]
+        rows = [(at - self.state.started_at, steps, trial, value) for at, steps, trial, value in self.state.curve()]
         return pd.DataFrame(rows, columns=["time", "steps", "trial", "value"])
 
     @property

@@ -71,7 +71,7 @@ class Conductor:
         self._lost: dict[str, int] = {}
         self._told = 0
         self._decides = self._deciding_steps()
-        self._clock = time.monotonic()
+        self._clock: float | None = None  # begins with the first trial
         self._disk_warned = False
 
     # -- starting, and starting again ---------------------------------------------------------------------------
@@ -254,8 +254,8 @@ class Conductor:
 
     @property
     def time_used(self) -> float:
-        """Seconds in which drivers were at work on the experiment, this one included."""
-        return self.state.elapsed + time.monotonic() - self._clock
+        """Seconds in which drivers were at work, this one included, each from its first trial's start."""
+        return self.state.elapsed + (time.monotonic() - self._clock if self._clock is not None else 0.0)
 
     @property
     def finished(self) -> bool:
@@ -294,6 +294,7 @@ class Conductor:
             case "report":
                 self.record(Reported(**ids, **message))
             case "started":
+                self._clock = self._clock or time.monotonic()
                 self.record(TrialStarted(**ids, **message, node=node, gpus=gpus))
             case "checkpoint":
                 self.record(CheckpointWritten(**ids, **message))

@@ -52,6 +52,7 @@ class Interrupt:
     def _on_signal(self, number: int, frame: object) -> None:
         if self.reason is not None:
             os._exit(130)  # the journal holds all that happened, and every process of ours ends with this one
+        os.write(2, b"\nstopping: running trials write a checkpoint (Ctrl-C again ends it at once)\n")
         self.reason = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
 

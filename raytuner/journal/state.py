@@ -133,8 +133,25 @@ class ExperimentState:
 
     @property
     def time_used(self) -> float:
-        """Seconds in which a driver was at work."""
+        """Seconds in which a driver was at work, each from its first trial's start: what the budget counts."""
         return self.elapsed + (self.last_at - self._driver_at if self._driver_at else 0.0)
+
+    def curve(self) -> list[tuple[float, int, str, float]]:
+        """The incumbents in the order of time, from the history: (time, steps trained so far, trial, value).
+
+        The journal has the reports of different trials batch by batch, a second apart; here they are in order.
+        """
+        reports = sorted(
+            (step.time, trial.id, step.metrics[self.metric])
+            for trial in self.trials.values()
+            for step in trial.steps
+            if math.isfinite(step.metrics.get(self.metric, math.nan))
+        )
+        found: list[tuple[float, int, str, float]] = []
+        for number, (time, trial_id, value) in enumerate(reports, start=1):
+            if not found or self.better(value, found[-1][3]):
+                found.append((time, number, trial_id, value))
+        return found
 
     def count(self, *statuses: str) -> int:
         return sum(trial.status in statuses for trial in self.trials.values())
@@ -158,6 +175,7 @@ class ExperimentState:
             case TrialAsked():
                 self.trials[event.trial] = TrialState(event.trial, event.config, event.source, asked_at=event.at)
             case TrialStarted():
+                self._driver_at = self._driver_at or event.at
                 trial = self.trials[event.trial]
                 trial.status, trial.attempt, trial.node, trial.gpus = (
                     "running",
@@ -186,7 +204,7 @@ class ExperimentState:
 
     def _driver_started(self, event: DriverStarted) -> None:
         self.elapsed = self.time_used  # until the last event of the driver before: downtime does not count
-        self._driver_at = event.at
+        self._driver_at = 0.0  # until its first trial starts: what Ray takes to come up does not count
         self.started_at = self.started_at or event.at
         self.drivers.append(event)
         self.name, self.status, self.reason = event.name, "running", ""

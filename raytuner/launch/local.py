@@ -10,6 +10,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -22,8 +23,17 @@ from raytuner.definition import load as load_definition
 from raytuner.engine.conductor import Conductor
 from raytuner.engine.runner import Engine, Interrupt, connect
 from raytuner.engine.snapshot import changed_since, take_snapshot
-from raytuner.errors import JournalError, LaunchError, RaytunerError
-from raytuner.journal import DriverEnded, DriverStarted, ExperimentState, Folder, JournalReader, JournalWriter, Lock
+from raytuner.errors import JournalError, LaunchError, PlanError, RaytunerError
+from raytuner.journal import (
+    DriverEnded,
+    DriverStarted,
+    ExperimentState,
+    Folder,
+    JournalReader,
+    JournalWriter,
+    Lock,
+    replay,
+)
 from raytuner.launch.progress import Progress
 from raytuner.launch.summary import print_summary
 from raytuner.plan import Machine, Plan
@@ -37,6 +47,8 @@ __all__ = ["drive", "machine", "plan_of", "resume", "run"]
 
 TRACKING_SECONDS = 120.0
 """How long the driver waits at its end for MLflow to catch up."""
+UNANSWERED_SECONDS = 8.0
+"""The same, when it does not answer."""
 PACKAGES = ("raytuner", "ray", "torch", "hyperopt", "mlflow", "numpy")
 
 
@@ -95,9 +107,15 @@ def plan_of(folder: Folder) -> Plan:
 def drive(plan: Plan, *, resuming: bool = False, quiet: bool = False, file: IO[str] | None = None) -> ExperimentState:
     """Run a plan until it ends, and return the final state. Everything is on record when this returns."""
     folder = Folder(Path(plan.storage))
-    if not resuming:
-        _create(plan, folder)
     console = Console(file=open(os.devnull, "w") if quiet else file or sys.stdout, highlight=False)  # noqa: SIM115
+    if not resuming:
+        _create(plan, folder, console)
+    else:
+        before = replay(folder, history=False)
+        if before.status == "finished":
+            console.print(f"{before.name} has finished ({before.reason}): there is nothing to resume")
+            print_summary(console, before, folder, tracking_uri=plan.tracking_uri)
+            return before
     interrupt = Interrupt()
     interrupt.install()
     with Lock(folder):
@@ -146,17 +164,26 @@ def _go(plan: Plan, folder: Folder, engine: Engine, conductor: Conductor, consol
         from raytuner.analysis import write_report
 
         write_report(folder)  # before the tracker ends: it is an artifact
-        problem = _finish_tracking(tracker, console)
+        problem = _finish_tracking(tracker, console, engine.interrupt)
     print_summary(console, conductor.state, folder, tracking_uri=plan.tracking_uri, tracking_problem=problem)
 
 
-def _finish_tracking(tracker: Tracker | None, console: Console) -> str:
+def _finish_tracking(tracker: Tracker | None, console: Console, interrupt: Interrupt) -> str:
+    """Wait for MLflow to have everything; less long for a store that does not answer, and no longer than Ctrl-C."""
     if tracker is None:
         return ""
+    began, asked = time.monotonic(), interrupt.reason
     with console.status("writing the last results to MLflow"):
-        if tracker.wait(TRACKING_SECONDS):
+        while not tracker.wait(0.2):
+            waited = time.monotonic() - began
+            patience = UNANSWERED_SECONDS if tracker.problem() else TRACKING_SECONDS
+            if waited > patience or interrupt.reason != asked or not tracker.running:
+                break
+        else:
             return ""
-    return tracker.problem() or "not everything is there yet"
+    problem = tracker.problem() or "the tracker was not done yet"
+    tracker.kill()
+    return problem
 
 
 def machine() -> Machine | None:
@@ -164,17 +191,29 @@ def machine() -> Machine | None:
     return connect(os.environ.get("RAY_ADDRESS"))
 
 
-def _create(plan: Plan, folder: Folder) -> None:
+def _create(plan: Plan, folder: Folder, console: Console) -> None:
     if folder.path.exists() and any(folder.path.iterdir()):
-        raise JournalError(
-            f"{folder.path}: the name of an experiment must be new, and this one is taken; give another with "
-            f"--name, go on with `raytuner resume {folder.path}`, or delete the folder"
-        )
+        if not _is_empty(folder):
+            raise PlanError(
+                f"{folder.path}: the name of an experiment must be new, and this one is taken; give another with "
+                f"--name, go on with `raytuner resume {shlex.quote(str(folder.path))}` (with the code as it was then), "
+                "or delete the folder"
+            )
+        aside = next(p for n in range(1, 10**6) if not (p := folder.path.with_name(f"{folder.path.name}~{n}")).exists())
+        folder.path.rename(aside)
+        console.print(f"an earlier attempt under this name never got to a step; it lies in {aside}", soft_wrap=True)
     folder.journal.mkdir(parents=True, exist_ok=True)
     folder.control.mkdir(exist_ok=True)
     folder.definition.write_text(to_yaml(plan.experiment))
     folder.plan.write_text(json.dumps(plan.to_dict(), indent=2))
     take_snapshot(plan.import_root, folder.code, without=[folder.path.parent, folder.path])
+
+
+def _is_empty(folder: Folder) -> bool:
+    """Whether it is an experiment's folder, nobody works on it, and no trial of it ever reported a step."""
+    if not folder.journal.is_dir() or Lock(folder).held_by_other():
+        return False
+    return replay(folder, history=False).steps == 0
 
 
 def _changed(folder: Folder) -> list[str]:

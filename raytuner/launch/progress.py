@@ -109,6 +109,7 @@ class Progress:
                     live.update(self._view())
                 self._catch_up()
         else:
+            self._console.print(f"{self._plan.experiment.name}: starting", soft_wrap=True)
             while not self._done.wait(REFRESH_SECONDS):
                 self._catch_up()
                 self._plain()
@@ -137,7 +138,7 @@ class Progress:
         if self._plan.trials:
             shares.append(self._finished_trials() / self._plan.trials)
         if self._plan.experiment.budget.time:
-            shares.append(self._elapsed() / self._plan.experiment.budget.time)
+            shares.append(self._state.time_used / self._plan.experiment.budget.time)
         return min(1.0, max(shares)) if shares else None
 
     def _counts(self) -> str:
@@ -146,7 +147,8 @@ class Progress:
 
     def _times(self) -> str:
         elapsed, share = self._elapsed(), self._share()
-        left = f", about {duration(elapsed / share - elapsed)} left" if share and 0.03 < share < 1 else ""
+        going = not self._done.is_set() and share and 0.03 < share < 1
+        left = f", about {duration(elapsed / share - elapsed)} left" if share and going else ""
         return f"{duration(elapsed)} elapsed{left}"
 
     def _best(self) -> str:

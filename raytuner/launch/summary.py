@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 from rich.console import Console
@@ -29,16 +30,19 @@ def print_summary(
         _test(console, state)
         _savings(console, state)
         _failures(console, state, folder)
-    facts = [("results", where)]
+    facts = [("ended", escape(state.reason)), ("results", where)]
     if tracking_uri:
-        facts.append(("MLflow", escape(tracking_uri) + (f" ({escape(tracking_problem)})" if tracking_problem else "")))
+        problem = f"[red]not all of it is there[/red]: {escape(tracking_problem)}" if tracking_problem else ""
+        facts.append(("MLflow", problem or escape(tracking_uri)))
     for name, value in facts:
         console.print(f"  [dim]{name:<9}[/dim] {value}", soft_wrap=True)
     verbs = ["resume"] if state.status == "interrupted" else []
+    verbs += ["sync"] if tracking_problem else []
     verbs += ["report", "best"] if state.best else ["status"]
-    verbs += ["ui"] if tracking_uri else []
+    verbs += ["ui"] if tracking_uri and not tracking_problem else []
     for index, verb in enumerate(verbs):
-        console.print(f"  [dim]{'next' if index == 0 else '':<9}[/dim] raytuner {verb} {where}", soft_wrap=True)
+        line = f"raytuner {verb} {shlex.quote(where)}"
+        console.print(f"  [dim]{'next' if index == 0 else '':<9}[/dim] {line}", soft_wrap=True)
 
 
 def _configurations(console: Console, state: ExperimentState) -> None:

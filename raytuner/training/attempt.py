@@ -7,12 +7,13 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from numbers import Real
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from raytuner.errors import CheckpointError, ReportError
+from raytuner.errors import CheckpointError, RaytunerError, ReportError
 from raytuner.training.channel import Channel, ChannelClosed
 from raytuner.training.state import seed_everything
 from raytuner.training.trial import Trial, TrialSpec, TrialStop
@@ -51,10 +52,11 @@ def _train(trial: Trial, function: Callable[[Trial], Any]) -> tuple[str, str]:
     try:
         result = function(trial)
         trial.check_ending()
-        _returned(trial, result)
     except TrialStop as stop:
         trial.finish(save_last=stop.status == "finished")
         return stop.status, stop.reason
+    with suppress(TrialStop):  # a stop that came meanwhile: the function has ended by itself
+        _returned(trial, result)
     trial.finish()
     return "finished", _how_far(trial)
 
@@ -130,13 +132,25 @@ def describe_error(error: BaseException) -> dict[str, Any]:
         text = str(error) or "(no message)"
     except Exception:  # an error's own __str__ may be what fails
         text = "(its message cannot be shown)"
-    tail = _user_traceback(error.__traceback__)
-    lines = "".join(traceback.format_exception(type(error), error, tail)).splitlines()
+    if isinstance(error, RaytunerError):
+        lines = _user_frames(error)
+    else:
+        tail = _user_traceback(error.__traceback__)
+        lines = "".join(traceback.format_exception(type(error), error, tail)).splitlines()
     return {
         "kind": kind,
         "message": text if kind == "report" else f"{name}: {text}"[:2000],
         "traceback": "\n".join(lines[-TRACEBACK_LINES:]),
     }
+
+
+def _user_frames(error: RaytunerError) -> list[str]:
+    """An error of ours: where the user's code led to it, and nothing of ours; empty when no code of theirs did."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(OURS)]
+    if not frames:
+        return []
+    head = "Traceback (most recent call last):\n"
+    return "".join([head, *traceback.format_list(frames), f"{type(error).__name__}: {error}"]).splitlines()
 
 
 def _user_traceback(tail: TracebackType | None) -> TracebackType | None:

@@ -577,19 +577,26 @@ def test_time_is_up_when_it_was_used(tmp_path: Path, clock: list[float]) -> None
     plan = make_plan(tmp_path, budget={"time": 100})
     driver = Driver(plan)
     conductor = driver.conductor
-    clock[0] = 40.0
+    conductor.slots = 2
+    clock[0] = 40.0  # what it took to come up
     spec = conductor.next()
     assert spec is not None
-    assert spec.deadline is not None
-    assert spec.deadline == pytest.approx(time.time() + 60, abs=2)
+    assert spec.deadline == pytest.approx(time.time() + 100, abs=2)
+    started = {"m": "started", "step": 0, "checkpoint": None, "pid": 1}
+    assert not conductor.take(Batch(spec.trial, spec.attempt, [started]))
+    clock[0] = 80.0
+    second = conductor.next()
+    assert second is not None
+    assert second.deadline == pytest.approx(time.time() + 60, abs=2)
     assert not conductor.time_is_up()
-    clock[0] = 100.0
+    clock[0] = 140.0
     assert conductor.time_is_up()
     conductor.stop("the time budget is used up")
     assert conductor.next() is None
     assert not conductor.finished, "one is still at work"
     end = {"status": "stopped", "reason": "the time budget is used up", "step": 0, "error": None}
     assert conductor.take(Batch(spec.trial, 1, [], None, end))
+    assert conductor.take(Batch(second.trial, 1, [], None, end))
     assert conductor.finished
     assert driver.trials[0].reason == "the time budget is used up"
     driver.close()

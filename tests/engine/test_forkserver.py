@@ -34,6 +34,7 @@ from host_tools import (
     wait_until,
 )
 
+from raytuner.engine import forkserver
 from raytuner.engine.host import ProcessHost
 from raytuner.engine.serverclient import ServerClient, ServerSpec, ensure_server
 from raytuner.errors import TrialError
@@ -111,6 +112,58 @@ def test_no_stranger_disturbs_it(server: ServerSpec, tmp_path: Path) -> None:
 def test_only_its_owner_may_connect(server: ServerSpec) -> None:
     assert server.socket.stat().st_mode & 0o077 == 0
     assert server.socket.parent.stat().st_mode & 0o077 == 0
+
+
+# -- what it warms ----------------------------------------------------------------------------------------------------
+
+TRAINING = """
+import sys
+import torch
+
+
+def train(trial):
+    before = set(sys.modules)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Dropout(), torch.nn.Linear(4, 2))
+    for kind in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
+        optimizer = kind(model.parameters(), lr=0.1)
+    for step in trial.steps(model=model, optimizer=optimizer):
+        loss = torch.nn.functional.cross_entropy(model(torch.randn(8, 4)), torch.randint(2, (8,)))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        trial.report(loss=loss, first=torch.initial_seed())
+    trial.log_text("seen.txt", repr({"late": sorted(set(sys.modules) - before), "threads": torch.get_num_threads()}))
+"""
+
+
+def test_a_first_step_imports_nothing(tmp_path: Path) -> None:
+    """Torch imports seconds' worth of modules with the first optimizer and the first checkpoint."""
+    pytest.importorskip("torch")
+    with serving(tmp_path / "code", TRAINING) as spec:
+        host, _ = make_host(spec)
+        outcomes = [run(host, trial_spec(tmp_path, "", seed=seed, cpus=2.0)) for seed in (1, 2, 1)]
+        host.close()
+    for outcome in outcomes:
+        assert outcome.end["status"] == "finished", outcome.end
+        assert outcome.seen == {"late": [], "threads": 2}
+        assert outcome.of("checkpoint")
+    losses = [[m["metrics"] for m in outcome.of("report")] for outcome in outcomes]
+    assert losses[0] == losses[2]
+    assert losses[0] != losses[1]
+    assert [metrics[0]["first"] for metrics in losses] == [1, 2, 1]
+
+
+def test_with_devices_about_nothing_is_touched_that_a_fork_would_break(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+
+    def touched(*_: Any, **__: Any) -> None:
+        raise AssertionError("this asks CUDA, or starts a thread")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "backward", touched)
+    for kind in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
+        monkeypatch.setattr(kind, "step", touched)
+    forkserver._warm_torch()
 
 
 # -- what cannot be imported ----------------------------------------------------------------------------------------

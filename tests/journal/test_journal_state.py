@@ -115,16 +115,16 @@ def test_a_resume_goes_on() -> None:
         started("000001", at=2.0),
         *(reported("000001", k, 0.1 * k, at=2.0 + k, seconds=float(k)) for k in (1, 2, 3)),
     )
-    assert (state.status, state.time_used) == ("running", 4.0)  # killed at 5.0: no word
+    assert (state.status, state.time_used) == ("running", 3.0)  # from the first trial on; killed at 5.0: no word
     state.apply(driver_started(driver=2, at=1000.0, budget={"trials": 80, "time": None}))
-    assert (state.time_used, state.elapsed) == (4.0, 4.0)  # the time between drivers does not count
+    assert (state.time_used, state.elapsed) == (3.0, 3.0)  # the time between drivers does not count
     state.apply(started("000001", attempt=2, step=2, at=1001.0))
     state.apply(reported("000001", 3, 0.35, attempt=2, at=1002.0, seconds=3.0))
     state.apply(DriverEnded(status="finished", reason="done", at=1003.0))
     trial = state.trials["000001"]
     assert [(step.step, step.attempt) for step in trial.steps] == [(1, 1), (2, 1), (3, 2)]
     assert (trial.value, trial.seconds, trial.started_at) == (0.35, 3.0, 2.0)
-    assert (state.steps, state.time_used, state.status, state.reason) == (4, 7.0, "finished", "done")
+    assert (state.steps, state.time_used, state.status, state.reason) == (4, 5.0, "finished", "done")
     assert [driver.driver for driver in state.drivers] == [1, 2]
     assert state.budget["trials"] == 80
     assert state.started_at == 1.0
