@@ -28,6 +28,7 @@ class Tracker:
         self.folder = folder
         self.uri = uri
         self._patience = patience
+        self._told = False
         self._process = self._start(follow_pid)
 
     def _start(self, follow_pid: int | None) -> subprocess.Popen[bytes]:
@@ -78,11 +79,13 @@ class Tracker:
     def wait(self, timeout: float) -> bool:
         """Have it write what is left, at once, and end. True when all is in the store, False after ``timeout`` seconds.
 
-        Call it after the journal's last event and the report. A tracker that was killed is started once more.
+        Call it after the journal's last event and the report, as often as you like. A tracker that was killed is
+        started once more.
         """
         deadline = time.monotonic() + timeout
-        if self.running:
+        if self.running and not self._told:
             self._process.send_signal(signal.SIGTERM)
+        self._told = True  # one that is started again knows by itself that it is to end
         for _ in range(2):
             try:
                 code = self._process.wait(max(0.0, deadline - time.monotonic()))

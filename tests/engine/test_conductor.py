@@ -318,7 +318,7 @@ def test_a_driver_that_dies_anywhere_changes_nothing(tmp_path: Path, scheduler: 
     expected = result(whole)
     assert {"failed", "finished"} <= {t.status for t in whole.trials}
     events = len(whole.events(Event))
-    for cut in range(1, events, 5 if scheduler == "none" else 3):
+    for cut in range(1, events, 9 if scheduler == "none" else 5):
         folder = tmp_path / f"cut-{cut}"
         folder.mkdir()
         plan = make_plan(folder, **fields)

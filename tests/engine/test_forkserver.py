@@ -95,8 +95,25 @@ def test_a_slow_import_does_not_outlast_its_patience(tmp_path: Path) -> None:
 
 def test_it_says_why_it_could_not_start(tmp_path: Path) -> None:
     spec = replace(server_spec(tmp_path), key="x" * 200)  # longer than the name of a socket may be
-    with pytest.raises((TrialError, OSError), match="too long"):
-        ensure_server(spec, watch=[os.getpid()], linger=1.0)
+    try:
+        with pytest.raises((TrialError, OSError), match="too long"):
+            ensure_server(spec, watch=[os.getpid()], linger=1.0)
+    finally:
+        clear(spec)
+
+
+def test_an_attempt_without_a_server_is_lost(tmp_path: Path) -> None:
+    """... which is an end as any other, not an exception in the slot."""
+    spec = replace(server_spec(tmp_path), key="x" * 200)
+    try:
+        host, _ = make_host(spec)
+        outcome = run(host, trial_spec(tmp_path, "steps"))
+        assert outcome.end["status"] == "failed"
+        assert outcome.error["kind"] == "lost"
+        assert "process server" in outcome.end["reason"]
+        host.close()
+    finally:
+        clear(spec)
 
 
 def test_no_stranger_disturbs_it(server: ServerSpec, tmp_path: Path) -> None:
@@ -368,6 +385,9 @@ import os
 
 class Tensor: ...
 class Generator: ...
+
+class default_generator:
+    manual_seed = staticmethod(lambda seed: None)
 
 class cuda:
     OutOfMemoryError = MemoryError
