@@ -10,7 +10,7 @@ import threading
 import time
 from ast import literal_eval
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +149,8 @@ def server_spec(folder: Path, **fields: Any) -> ServerSpec:
 def clear(spec: ServerSpec) -> None:
     """Leave nothing of a server behind."""
     for process in processes_of(spec):
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     for end in (".sock", ".lock"):
         spec.socket.with_suffix(end).unlink(missing_ok=True)
 
@@ -168,9 +169,12 @@ def processes_of(spec: ServerSpec) -> list[psutil.Process]:
 
 def server_of(spec: ServerSpec) -> psutil.Process:
     """The server itself."""
-    ours = processes_of(spec)
-    pids = {process.pid for process in ours}
-    (server,) = [process for process in ours if process.ppid() not in pids]
+    parents: dict[psutil.Process, int] = {}
+    for process in processes_of(spec):
+        with suppress(psutil.NoSuchProcess):  # a trial may end meanwhile
+            parents[process] = process.ppid()
+    pids = {process.pid for process in parents}
+    (server,) = [process for process, parent in parents.items() if parent not in pids]
     return server
 
 
