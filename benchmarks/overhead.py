@@ -132,12 +132,13 @@ def spinning(seconds: float, steps: int, trials: int) -> dict[str, Any]:
     start_ray()
     loop = f"from workloads import spin\nfor _ in range({steps * trials // CPUS}): spin({seconds})\n"
     began_loops = time.perf_counter()
-    warm = [subprocess.Popen([sys.executable, "-c", "import workloads"], cwd=HERE) for _ in range(CPUS)]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as each trial has
+    warm = [subprocess.Popen([sys.executable, "-c", "import workloads"], cwd=HERE, env=one_thread) for _ in range(CPUS)]
     for process in warm:
         process.wait()
     imports = time.perf_counter() - began_loops
     began_loops = time.perf_counter()
-    loops = [subprocess.Popen([sys.executable, "-c", loop], cwd=HERE) for _ in range(CPUS)]
+    loops = [subprocess.Popen([sys.executable, "-c", loop], cwd=HERE, env=one_thread) for _ in range(CPUS)]
     for process in loops:
         process.wait()
     ideal = time.perf_counter() - began_loops - imports
