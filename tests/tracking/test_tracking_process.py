@@ -20,7 +20,7 @@ from raytuner.tracking.follow import Follower
 from raytuner.tracking.sqlite_store import SqliteStore
 
 
-def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -68,7 +68,7 @@ def test_it_follows_and_ends(tmp_path: Path, expected: dict[str, int]) -> None:
             writer.append(event)
         writer.close()
         folder.report.write_text("# The last word\n")
-        assert tracker.wait(60)
+        assert tracker.wait(20)
         assert not tracker.running
     finally:
         tracker.kill()
@@ -172,7 +172,7 @@ def test_a_tracker_that_was_killed_is_made_up_for(tmp_path: Path) -> None:
     os.kill(tracker.pid, signal.SIGKILL)
     until(lambda: not tracker.running)
     assert "ended with code -9" in tracker.problem()
-    assert tracker.wait(60)
+    assert tracker.wait(20)
     assert counts(path)["runs"] == 4
 
 
