@@ -40,7 +40,8 @@ class Tracker:
         root = Path(__file__).parents[2]
         # Beside the sources it is found by its place; installed, that place would come before the standard library.
         places = [] if root.name in {"site-packages", "dist-packages"} else [str(root)]
-        path = os.pathsep.join([*places, *filter(None, [os.environ.get("PYTHONPATH")])])
+        # An empty entry means the current folder, which for the tracker is the experiment's: nothing to import there.
+        path = os.pathsep.join([*places, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))])
         with open(self.folder.path / "tracking.log", "ab") as log:
             return subprocess.Popen(
                 command,

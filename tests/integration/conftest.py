@@ -26,7 +26,7 @@ def ray() -> Iterator[Any]:
     quiet_ray()
     import ray
 
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
     ray.init(
         address="local",
         num_cpus=2,

@@ -49,7 +49,8 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     return counts(root / "mlflow.db")
 
 
-def test_it_follows_and_ends(tmp_path: Path, expected: dict[str, int]) -> None:
+def test_it_follows_and_ends(tmp_path: Path, expected: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}")  # the empty entry would be the tracker's own folder
     folder, path = make_folder(tmp_path), tmp_path / "mlflow.db"
     events = experiment_events(folder, 30, pid=os.getpid())
     write_files(events)
