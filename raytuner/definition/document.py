@@ -102,7 +102,7 @@ class _Loader(yaml.SafeLoader):
         self.depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()  # type: ignore[no-untyped-call]
+        event = self.peek_event()  # type: ignore[no-untyped-call]  # the stubs have no types here
         self.depth += 1
         if self.depth > _MAX_DEPTH:
             raise yaml.MarkedYAMLError(

@@ -102,7 +102,7 @@ def _path(error: ErrorDetails, data: object) -> Path:
     for part in error["loc"]:
         in_list = isinstance(part, int) and isinstance(here, (list, tuple)) and part < len(here)
         if in_list or (isinstance(here, Mapping) and part in here):
-            here = here[part]  # type: ignore[index]
+            here = here[part]  # type: ignore[index]  # a path of pydantic's fits its input
             path.append(part)
     if error["type"] == "missing":
         path.append(error["loc"][-1])

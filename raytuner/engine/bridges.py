@@ -81,7 +81,7 @@ class SlotTrial(Trial):  # type: ignore[misc]  # Ray has no types
         self.evaluated_params = nothing
 
 
-class SearchBridge(SearchAlgorithm):  # type: ignore[misc]
+class SearchBridge(SearchAlgorithm):  # type: ignore[misc]  # Ray has no types
     """Hands Ray Tune the next attempt whenever a slot is free."""
 
     def __init__(
@@ -133,7 +133,7 @@ class SearchBridge(SearchAlgorithm):  # type: ignore[misc]
         return {}
 
 
-class SchedulerBridge(TrialScheduler):  # type: ignore[misc]
+class SchedulerBridge(TrialScheduler):  # type: ignore[misc]  # Ray has no types
     """Passes each batch to the conductor, and its decision back; ``on_tick`` is called several times a second."""
 
     def __init__(self, conductor: Conductor, on_tick: Callable[[], None]) -> None:

@@ -9,11 +9,10 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from raytuner.engine.batch import Batch
-from raytuner.errors import CheckpointError
+from raytuner.engine.upkeep import INTERRUPTED, Upkeep
 from raytuner.journal import (
     CheckpointRemoved,
     CheckpointWritten,
@@ -32,15 +31,12 @@ from raytuner.journal import (
 from raytuner.plan import Plan
 from raytuner.schedulers import Decision
 from raytuner.search import Observation, Search, Status
-from raytuner.training.checkpoint import read_manifest, remove_checkpoint
 from raytuner.training.trial import TrialSpec
 
 __all__ = ["Conductor"]
 
 LOST_ATTEMPTS = 3
 """How often a trial is started again after its slot was lost, in one driver's time."""
-INTERRUPTED = "interrupted"
-"""How the reason begins of a trial that a resume goes on with."""
 
 
 class Conductor:
@@ -72,7 +68,9 @@ class Conductor:
         self._told = 0
         self._decides = self._deciding_steps()
         self._clock: float | None = None  # begins with the first trial
-        self._disk_warned = False
+        self._upkeep = Upkeep(
+            folder, state, self.record, lambda text: self.warnings.append(text), disk=self.experiment.checkpoints.disk
+        )
 
     # -- starting, and starting again ---------------------------------------------------------------------------
 
@@ -119,40 +117,12 @@ class Conductor:
         if decided is not None:
             self._follow(trial, trial.attempt, decided)
             return
-        self._recover_reports(trial)
+        self._upkeep.recover(trial)
         newest = trial.last_checkpoint
         at_rung = newest is not None and newest.step == trial.step and self.scheduler.decides_at(trial.step)
         # It would go on after the deciding step, and not ask again.
         if not (at_rung and self._decide(trial, trial.attempt, trial.step)):
             self._queue.append(trial.id)
-
-    def _recover_reports(self, trial: TrialState) -> None:
-        """A checkpoint can outrun the journal by a batch: write down what it knows and the journal does not."""
-        for gone in [path for path in trial.checkpoints if not Path(path).exists()]:
-            self.record(CheckpointRemoved(trial=trial.id, path=gone))
-        folder = self.folder.trial(trial.id) / "checkpoints"
-        for path in sorted(folder.glob("[0-9]*-[0-9]*")):
-            try:
-                manifest = read_manifest(path)
-            except CheckpointError as error:
-                self.warnings.append(str(error))
-                continue
-            trial.attempt = max(trial.attempt, manifest["attempt"])
-            if str(path) not in trial.checkpoints:
-                size = sum(entry["bytes"] for entry in manifest["files"].values())
-                self.record(
-                    CheckpointWritten(
-                        trial=trial.id,
-                        attempt=manifest["attempt"],
-                        step=manifest["step"],
-                        path=str(path),
-                        bytes=size,
-                        reason="found",
-                    )
-                )
-            for report in manifest["reports"]:
-                if report["step"] > trial.step:
-                    self.record(Reported(trial=trial.id, attempt=manifest["attempt"], **report))
 
     def _deciding_steps(self) -> tuple[int, ...] | None:
         steps = self.scheduler.decision_steps()
@@ -298,7 +268,7 @@ class Conductor:
                 self.record(TrialStarted(**ids, **message, node=node, gpus=gpus))
             case "checkpoint":
                 self.record(CheckpointWritten(**ids, **message))
-                self._keep_within_disk()
+                self._upkeep.keep_within_disk()
             case "removed":
                 self.record(CheckpointRemoved(trial=batch.trial, path=message["path"]))
             case "logged":
@@ -334,7 +304,7 @@ class Conductor:
             TrialEnded(trial=trial.id, attempt=attempt, status=status, step=decided.step, reason=decided.reason)
         )
         self._learn_end(trial)
-        self._keep_within_disk()
+        self._upkeep.keep_within_disk()
 
     def _ended(
         self,
@@ -357,7 +327,7 @@ class Conductor:
         self.record(event)
         if not interrupted:  # it goes on some day: search and scheduler have nothing to learn from that
             self._learn_end(trial)
-        self._keep_within_disk()
+        self._upkeep.keep_within_disk()
         if error is not None and error["kind"] == "import":
             self.fatal = reason
             self.stop(reason, "failed")
@@ -386,7 +356,7 @@ class Conductor:
         self._learn_end(trial)
 
     def _learn_end(self, trial: TrialState) -> None:
-        status: Status = trial.status  # type: ignore[assignment]
+        status = cast("Status", trial.status)
         if status != "paused":
             self.scheduler.on_end(trial.id, status)
         self._tell(trial, status)
@@ -410,32 +380,3 @@ class Conductor:
     def record(self, event: Event) -> None:
         """Append the event to the journal, and take it into the state."""
         self.state.apply(self._journal.append(event))
-
-    def _keep_within_disk(self) -> None:
-        """Delete checkpoints of trials that have ended, worst first, while the experiment's are over their budget."""
-        budget = self.experiment.checkpoints.disk
-        if budget is None:
-            return
-        total = sum(c.bytes for t in self.state.trials.values() for c in t.checkpoints.values())
-        if total <= budget:
-            return
-        best = self.state.best
-        ended = [
-            trial
-            for trial in self.state.trials.values()
-            if trial.ended and trial is not best and trial.checkpoints and not trial.reason.startswith(INTERRUPTED)
-        ]
-        ended.sort(key=lambda t: float("inf") if t.value is None else self._sign * t.value, reverse=True)
-        for trial in ended:
-            for checkpoint in list(trial.checkpoints.values()):
-                remove_checkpoint(Path(checkpoint.path))
-                self.record(CheckpointRemoved(trial=trial.id, path=checkpoint.path))
-                total -= checkpoint.bytes
-            if total <= budget:
-                return
-        if not self._disk_warned:
-            self._disk_warned = True
-            self.warnings.append(
-                f"the checkpoints of running trials and of the best one need {total / 1e6:.0f} MB, more than "
-                f"checkpoints.disk={budget / 1e6:.0f} MB; raise it"
-            )

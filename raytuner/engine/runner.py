@@ -311,7 +311,7 @@ def connect(address: str | None) -> Machine | None:
 
 
 def _import_tune() -> None:
-    import raytuner.engine.bridges  # noqa: F401
+    import raytuner.engine.bridges  # noqa: F401 - for its imports, early
 
 
 def quiet_ray() -> None:

@@ -107,7 +107,7 @@ def plan_of(folder: Folder) -> Plan:
 def drive(plan: Plan, *, resuming: bool = False, quiet: bool = False, file: IO[str] | None = None) -> ExperimentState:
     """Run a plan until it ends, and return the final state. Everything is on record when this returns."""
     folder = Folder(Path(plan.storage))
-    console = Console(file=open(os.devnull, "w") if quiet else file or sys.stdout, highlight=False)  # noqa: SIM115
+    console = Console(file=open(os.devnull, "w") if quiet else file or sys.stdout, highlight=False)  # noqa: SIM115 - the console's for as long as the run
     if not resuming:
         _create(plan, folder, console)
     else:

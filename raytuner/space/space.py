@@ -81,7 +81,7 @@ class Space:
             self._constraints == other._constraints
         )
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # how Python wants it said
 
     def active(self, config: Mapping[str, Any]) -> tuple[str, ...]:
         """The parameters that exist given the values in ``config``, in the order of ``names``.

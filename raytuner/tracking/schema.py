@@ -85,7 +85,7 @@ def dump(path: Path) -> str:
         statements = [sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")]
         for table in _DATA:
             rows = connection.execute(f"SELECT * FROM {table}")  # noqa: S608 (the names are ours)
-            statements += [f"INSERT INTO {table} VALUES ({', '.join(map(_literal, row))})" for row in rows]  # noqa: S608
+            statements += [f"INSERT INTO {table} VALUES ({', '.join(map(_literal, row))})" for row in rows]  # noqa: S608 (the same)
     finally:
         connection.close()
     return "".join(re.sub(r"[ \t]+$", "", sql.strip(), flags=re.MULTILINE) + ";\n" for sql in statements)

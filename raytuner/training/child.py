@@ -106,7 +106,7 @@ def _redirect(folder: Path) -> None:
         os.close(null)
     # A fork inherits what the server's streams buffered; the trial writes line by line, so that a log can be followed.
     sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 - lives as long as the process
-    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115 - as above
 
 
 def _devices(spec: TrialSpec) -> None:

@@ -119,6 +119,14 @@ def gone(pids: list[int]) -> bool:
     return not any(psutil.pid_exists(p) and psutil.Process(p).status() != psutil.STATUS_ZOMBIE for p in pids)
 
 
+def wait_until_gone(tmp_path: Path) -> None:
+    """Until no process of the driver's is left, its Ray's included; names those that stay."""
+    limit = time.monotonic() + 15
+    while left := processes_of(str(tmp_path)):
+        assert time.monotonic() < limit, f"still there: {[(p, p.cmdline()) for p in left if p.is_running()]}"
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize("victim", ["driver", "actor"])
 def test_a_kill_leaves_no_process_behind(tmp_path: Path, victim: str) -> None:
     process, folder = start_driver(tmp_path, train="objectives:with_helper", budget={"trials": 2})
@@ -137,7 +145,7 @@ def test_a_kill_leaves_no_process_behind(tmp_path: Path, victim: str) -> None:
         if victim == "driver":
             os.kill(process.pid, signal.SIGKILL)
             wait_until(lambda: gone(pids + helpers), 1.5, "the trials and their helpers are gone")
-            wait_until(lambda: not processes_of(str(tmp_path)), 15, "everything is gone")
+            wait_until_gone(tmp_path)
         else:
             slots = [p for p in processes_of(str(tmp_path)) if "ray::Slot" in " ".join(p.cmdline())]
             assert len(slots) == 2
@@ -149,7 +157,7 @@ def test_a_kill_leaves_no_process_behind(tmp_path: Path, victim: str) -> None:
             process.send_signal(signal.SIGINT)
             assert process.wait(20) == 130
             wait_until(lambda: gone(again), 1.0, "the second attempts are gone")
-            wait_until(lambda: not processes_of(str(tmp_path)), 15, "everything is gone")
+            wait_until_gone(tmp_path)
     finally:
         process.kill()
         process.wait()
