@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+import ray
 from ray.tune import CheckpointConfig
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.experiment import Trial
@@ -133,11 +135,20 @@ class SearchBridge(SearchAlgorithm):  # type: ignore[misc]  # Ray has no types
         return {}
 
 
+def _take_ready_workers(controller: Any) -> None:
+    """Have Ray Tune make its actors without an environment of their own, for which Ray would start a process each, two
+    seconds of CPU, and leave those idle that it holds ready. A Ray that this driver started has the driver's anyway.
+    """
+    with contextlib.suppress(AttributeError):  # nothing but time is lost where another Ray keeps its classes elsewhere
+        controller._class_cache._cache.setdefault(Slot, ray.remote(Slot))
+
+
 class SchedulerBridge(TrialScheduler):  # type: ignore[misc]  # Ray has no types
     """Passes each batch to the conductor, and its decision back; ``on_tick`` is called several times a second."""
 
-    def __init__(self, conductor: Conductor, on_tick: Callable[[], None]) -> None:
+    def __init__(self, conductor: Conductor, on_tick: Callable[[], None], *, own_ray: bool = False) -> None:
         super().__init__()
+        self._own_ray = own_ray
         self._conductor = conductor
         self._on_tick = on_tick
         self._starting: dict[str, float] = {}
@@ -157,6 +168,8 @@ class SchedulerBridge(TrialScheduler):  # type: ignore[misc]  # Ray has no types
         return True
 
     def on_trial_add(self, controller: Any, trial: SlotTrial) -> None:
+        if self._own_ray:
+            _take_ready_workers(controller)
         self._starting[trial.trial_id] = time.monotonic()
 
     def on_trial_result(self, controller: Any, trial: SlotTrial, result: dict[str, Any]) -> str:

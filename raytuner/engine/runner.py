@@ -172,7 +172,7 @@ class Engine:
         bundle = {"CPU": resources.cpu, **({"GPU": resources.gpu} if resources.gpu else {})}
         scratch = tempfile.mkdtemp(prefix="raytuner-tune-")
         try:
-            scheduler = SchedulerBridge(self.conductor, self._tick)
+            scheduler = SchedulerBridge(self.conductor, self._tick, own_ray=self._own_ray)
             search = SearchBridge(
                 self.conductor, scheduler, job=self._job.dumps(), resources=tune.PlacementGroupFactory([bundle])
             )
