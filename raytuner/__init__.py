@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from raytuner.definition import Experiment
     from raytuner.errors import RaytunerError
     from raytuner.launch import resume, run
+    from raytuner.simulation import simulate
     from raytuner.space import Choice, Float, Int
     from raytuner.training import Trial
 
@@ -25,6 +26,7 @@ __all__ = [
     "load",
     "resume",
     "run",
+    "simulate",
 ]
 
 _ROOMS = {
@@ -38,6 +40,7 @@ _ROOMS = {
     "load": "analysis",
     "resume": "launch",
     "run": "launch",
+    "simulate": "simulation",
 }
 
 

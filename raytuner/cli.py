@@ -93,6 +93,27 @@ def _show_plan(options: argparse.Namespace) -> int:
     return 0
 
 
+def _simulate(options: argparse.Namespace) -> int:
+    from raytuner.simulation import simulate
+
+    result = simulate(
+        options.file,
+        options.table,
+        workers=options.workers,
+        seeds=options.seeds,
+        stragglers=options.stragglers,
+        failures=options.failures,
+        overrides=tuple(options.set),
+    )
+    if options.plot:
+        result.plot(options.plot)
+    if options.json:
+        _print_json(result.to_dict())
+    else:
+        print("\n".join(result.describe()))
+    return 0
+
+
 def _schema(options: argparse.Namespace) -> int:
     from raytuner.definition import schema
 
@@ -255,6 +276,16 @@ def _parser() -> argparse.ArgumentParser:
 
     of_file(add("validate", _validate, "Check a definition, with every problem in it.", json_too=True))
     of_file(add("plan", _show_plan, "Show what a run would do and cost.", json_too=True))
+    text = "Play the search and the scheduler through on a table of real trainings."
+    command = of_file(add("simulate", _simulate, text, json_too=True))
+    command.add_argument(
+        "--table", required=True, metavar="NAME|PATH", help="made/curves, made/branches, or FOLDER/NAME (see docs)"
+    )
+    command.add_argument("--workers", type=int, help="default: resources.concurrent_trials, or 8")
+    command.add_argument("--seeds", type=int, default=10, help="how many runs, with the seeds from the file's on")
+    command.add_argument("--stragglers", type=float, default=0.0, help="spread of the workers' speeds, such as 0.2")
+    command.add_argument("--failures", type=float, default=0.0, help="chance that a full training loses its worker")
+    command.add_argument("--plot", metavar="FILE", help="draw the regret (.png, .svg, .pdf)")
     command = of_file(add("try", _try, "Train the defaults for a few steps, here, where a debugger works."))
     command.add_argument("--steps", type=int, default=3, help="how many steps (default 3)")
     command = of_file(add("run", _run, "Run an experiment."))

@@ -2,6 +2,6 @@
 
 from raytuner.plan.compiling import compile_plan as compile
 from raytuner.plan.machine import Machine, this_machine
-from raytuner.plan.plan import Plan
+from raytuner.plan.plan import Plan, derived_seed
 
-__all__ = ["Machine", "Plan", "compile", "this_machine"]
+__all__ = ["Machine", "Plan", "compile", "derived_seed", "this_machine"]

@@ -17,6 +17,7 @@ from pydantic import Field
 from raytuner.components import Options
 from raytuner.errors import SpaceError
 from raytuner.search.base import Search, Trial
+from raytuner.search.ranking import ranked
 from raytuner.space import Choice, Config, Space
 
 __all__ = ["HyperOptOptions", "HyperOptSearch"]
@@ -89,19 +90,7 @@ class HyperOptSearch(Search):
     def _ranking(self) -> tuple[list[str], int]:
         """The trials with a result from best to worst, and how many of them are in the first group."""
         here = {name: trial for name, trial in self.trials.items() if self._place(name, trial) is not None}
-        measured = {name: trial for name, trial in here.items() if trial.values and trial.status != "failed"}
-        failed = [name for name, trial in here.items() if trial.status == "failed"]
-        if not measured:
-            return failed, 0
-        reach = sorted((_reach(trial) for trial in measured.values()), reverse=True)
-        enough = min(max(self.tpe.startup, self._good(len(self.trials))), len(reach))
-        told = {step for trial in measured.values() for step in trial.values}
-        shared = max((step for step in told if step <= reach[enough - 1]), default=min(told))
-        first = [name for name, trial in measured.items() if _reach(trial) >= shared]
-        first.sort(key=lambda name: _value_at(measured[name], shared))
-        rest = [name for name, trial in measured.items() if _reach(trial) < shared]
-        rest.sort(key=lambda name: (-_reach(measured[name]), _value_at(measured[name], shared)))
-        return [*first, *rest, *failed], len(first)
+        return ranked(here, max(self.tpe.startup, self._good(len(self.trials))))
 
     def _suggest(self, order: list[str], comparable: int, candidates: int, seed: int) -> Config:
         from hyperopt import tpe
@@ -184,14 +173,3 @@ def _document(tid: int, place: dict[str, float], rank: int | None, labels: Any) 
     values = {name: [place[name]] if name in place else [] for name in labels}
     ids = {name: [tid] if name in place else [] for name in labels}
     return {"tid": tid, "misc": {"tid": tid, "idxs": ids, "vals": values}, "result": {"loss": rank}}
-
-
-def _reach(trial: Trial) -> float:
-    """The last step that a trial can be compared at."""
-    return math.inf if trial.status == "finished" else max(trial.values)
-
-
-def _value_at(trial: Trial, step: int) -> float:
-    """The value at the last step told up to this one; the earliest when all came later."""
-    earlier = [known for known in trial.values if known <= step]
-    return trial.values[max(earlier) if earlier else min(trial.values)]

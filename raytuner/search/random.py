@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -14,12 +14,12 @@ from raytuner.components import Options
 from raytuner.search.base import Search
 from raytuner.space import Config, Space
 
-__all__ = ["RandomOptions", "RandomSearch"]
+__all__ = ["RandomOptions", "RandomSearch", "SobolPoints"]
 
 BLOCK = 64
 """Points of the sequence that are computed at a time; a power of two, which the sequence's balance needs."""
 SKIPS = 1000
-"""Points in a row that may be invalid or old before the search draws independently instead."""
+"""Points in a row that may be invalid or old before a search draws independently instead."""
 SCRAMBLE = 2**32 - 1
 """The stream that scrambles the sequence, apart from those of the asks."""
 
@@ -33,11 +33,54 @@ class RandomOptions(Options):
     """``pseudo``: independent draws. ``sobol``: a scrambled Sobol sequence, which leaves smaller gaps."""
 
 
+class SobolPoints:
+    """The points of a scrambled Sobol sequence as configurations.
+
+    Owen scrambling by the seed; Joe and Kuo's direction numbers, as in scipy.stats.qmc.
+    """
+
+    def __init__(self, space: Space, seed: int) -> None:
+        self._space = space
+        self._seed = seed
+        self._next = 0  # points before this one are invalid or old, so this may be forgotten
+        self._block: tuple[int, NDArray[np.float64]] | None = None
+
+    @staticmethod
+    def warm_up() -> None:
+        """Imports what the first point needs."""
+        importlib.import_module("scipy.stats.qmc")
+
+    def restart(self) -> None:
+        """Forgets which points were invalid or old."""
+        self._next = 0
+
+    def first(self, is_new: Callable[[Config], bool]) -> Config | None:
+        """The first point that is valid and new; None when 1000 in a row, counted from the last one, are not."""
+        for _ in range(SKIPS):
+            config = self._space.from_unit(self._point(self._next))
+            if self._space.satisfies(config) and is_new(config):
+                return config
+            self._next += 1
+        return None
+
+    def _point(self, index: int) -> NDArray[np.float64]:
+        """Point ``index`` of the scrambled sequence: (dims,) in [0, 1)."""
+        start = index - index % BLOCK
+        if self._block is None or self._block[0] != start:
+            from scipy.stats import qmc  # half a second that only searches pay which ask for points
+
+            sequence = qmc.Sobol(len(self._space.names), rng=np.random.default_rng([self._seed, SCRAMBLE]))
+            if start:
+                sequence.fast_forward(start)
+            self._block = (start, sequence.random(BLOCK))
+        return np.asarray(self._block[1][index - start], dtype=np.float64)
+
+
 class RandomSearch(Search):
     """Draws from the prior, never the same configuration twice.
 
     ``sobol``: proposal k is the k-th point of the sequence that is valid and new, whatever was told and however often
-    the process was restarted. Owen scrambling by the seed; Joe and Kuo's direction numbers, as in scipy.stats.qmc.
+    the process was restarted.
     """
 
     Options = RandomOptions
@@ -45,35 +88,17 @@ class RandomSearch(Search):
     def __init__(self, space: Space, **arguments: Any) -> None:
         super().__init__(space, **arguments)
         assert isinstance(self.options, RandomOptions)
-        self.method = self.options.method
-        self._next = 0  # points before this one are invalid or old, so this may be forgotten
-        self._block: tuple[int, NDArray[np.float64]] | None = None
+        self._points = SobolPoints(space, self.seed) if self.options.method == "sobol" else None
 
     def warm_up(self) -> None:
-        if self.method == "sobol":
-            importlib.import_module("scipy.stats.qmc")
+        if self._points:
+            self._points.warm_up()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self._next = 0
+        if self._points:
+            self._points.restart()
 
     def _propose(self, rng: np.random.Generator, number: int) -> Config | None:
-        if self.method == "sobol":
-            for _ in range(SKIPS):
-                config = self.space.from_unit(self._point(self._next))
-                if self.space.satisfies(config) and self.is_new(config):
-                    return config
-                self._next += 1
-        return self._draw(rng)
-
-    def _point(self, index: int) -> NDArray[np.float64]:
-        """Point ``index`` of the scrambled sequence: (dims,) in [0, 1)."""
-        start = index - index % BLOCK
-        if self._block is None or self._block[0] != start:
-            from scipy.stats import qmc  # half a second that only this search pays, when it first asks
-
-            sequence = qmc.Sobol(len(self.space.names), rng=np.random.default_rng([self.seed, SCRAMBLE]))
-            if start:
-                sequence.fast_forward(start)
-            self._block = (start, sequence.random(BLOCK))
-        return np.asarray(self._block[1][index - start], dtype=np.float64)
+        config = self._points.first(self.is_new) if self._points else None
+        return config if config is not None else self._draw(rng)

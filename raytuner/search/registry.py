@@ -10,14 +10,26 @@ from pydantic import BaseModel
 from raytuner.components import resolve
 from raytuner.errors import Problem, SearchError
 from raytuner.search.base import Search
+from raytuner.search.bayesian import BayesianSearch
+from raytuner.search.cmaes import CmaEsSearch
+from raytuner.search.genetic import GeneticSearch
 from raytuner.search.grid import GridSearch
 from raytuner.search.hyperopt import HyperOptSearch
+from raytuner.search.optuna import OptunaSearch
 from raytuner.search.random import RandomSearch
 from raytuner.space import Config, Space
 
 __all__ = ["SEARCHES", "build_search"]
 
-SEARCHES: dict[str, type[Search]] = {"grid": GridSearch, "hyperopt": HyperOptSearch, "random": RandomSearch}
+SEARCHES: dict[str, type[Search]] = {
+    "bayesian": BayesianSearch,
+    "cmaes": CmaEsSearch,
+    "genetic": GeneticSearch,
+    "grid": GridSearch,
+    "hyperopt": HyperOptSearch,
+    "optuna": OptunaSearch,
+    "random": RandomSearch,
+}
 """The searches of this package."""
 
 

@@ -68,6 +68,11 @@ class Space:
         """All parameters, parents before children, otherwise as written: the dimensions of ``to_unit``."""
         return self._names
 
+    @property
+    def parents(self) -> frozenset[str]:
+        """The parameters on which the existence of others depends."""
+        return frozenset(name for rule in self._conditions.values() if rule for name in rule.names)
+
     def __repr__(self) -> str:
         return f"Space({self._parameters!r}, {list(self._constraints)!r})"
 

@@ -1,0 +1,199 @@
+"""Bayesian optimisation: a Gaussian process says where an improvement is likely, and how large.
+
+Jones, Schonlau and Welch: Efficient Global Optimization of Expensive Black-Box Functions, 1998.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from raytuner.components import Options
+from raytuner.errors import SpaceError
+from raytuner.search.base import Search, Trial
+from raytuner.search.encoding import Encoder
+from raytuner.search.fidelity import at_last_step
+from raytuner.search.gaussian import GaussianProcess
+from raytuner.search.random import SobolPoints
+from raytuner.space import Config, Space
+
+__all__ = ["BayesianOptions", "BayesianSearch"]
+
+Array = NDArray[np.float64]
+MOST = 300
+"""Trials that the process is fitted to at most, which bounds the time of a proposal."""
+LEAST_DOUBT = 0.01
+"""What is known to so small a part of the signal's deviation counts as known; the more are under way, the larger."""
+MOST_NOISE = 10.0
+"""The variance of a trial that tells next to nothing, in units of the signal's."""
+SCATTERED = 500
+"""Places all over the space at which the improvement is first looked at."""
+CENTRES, NEAR, ROUNDS = 5, 80, 3
+"""Around the best few, so many neighbours, so many times."""
+
+
+class BayesianOptions(Options):
+    """Bayesian optimisation with a Gaussian process: the most promising configuration by all that is known."""
+
+    type: Literal["bayesian"] = "bayesian"
+    """The kind of search."""
+    startup: int | None = Field(None, ge=2, le=100_000)
+    """Trials with a result before which configurations are spread evenly; by default one more than parameters, at most
+    10."""
+
+
+class BayesianSearch(Search):
+    """Expected improvement under a Gaussian process over the unit cube.
+
+    * Values are compressed (see ``_compressed``); a failed trial counts as the worst of the others.
+    * A trial that was stopped early, or is under way, is led to the last step by those that went further
+      (``raytuner.search.fidelity``), and trusted the less the wider they scattered on that way.
+    * At the configurations under way of which nothing is known, the process has seen just what it expects (the kriging
+      believer of Ginsbourger, Le Riche and Carraro, 2010): they raise no hopes, and nobody looks there again.
+    * The improvement is augmented (Huang, Allen, Notz and Zeng: Global Optimization of Stochastic Black-Box Systems via
+      Sequential Kriging Meta-Models, 2006), over the lowest mean of the trials known, not over a lucky value.
+    * It is maximised over places all over the space, and by climbing from the best of them and of the trials, along one
+      or a few dimensions, by steps of every size; an unordered choice takes another of its values.
+
+    Beyond 300 trials, the process is fitted to the best half of as many, and to others from good to bad.
+    """
+
+    Options = BayesianOptions
+
+    def __init__(self, space: Space, **arguments: Any) -> None:
+        super().__init__(space, **arguments)
+        assert isinstance(self.options, BayesianOptions)
+        self._startup = self.options.startup or min(len(space.names) + 1, 10)
+        self._points = SobolPoints(space, self.seed)
+        self._rows: dict[str, Array | None] = {}
+
+    def warm_up(self) -> None:
+        SobolPoints.warm_up()
+        importlib.import_module("scipy.optimize")
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._points.restart()
+        self._rows.clear()
+
+    def _propose(self, rng: np.random.Generator, number: int) -> Config | None:
+        here = {name: trial for name, trial in self.trials.items() if self._row(name, trial) is not None}
+        measured = {name: trial for name, trial in here.items() if trial.values and trial.status != "failed"}
+        if len(measured) < self._startup:
+            return self._points.first(self.is_new) or self._draw(rng)
+        failed = [name for name, trial in here.items() if trial.status == "failed"]
+        pending = [name for name, trial in here.items() if trial.status == "pending"]
+        values, variances = at_last_step(list(measured.values()))
+        rows = self._placed([*measured, *failed])
+        # Every other proposal sees the scale of the first, scattered trials: it looks for what is good at all, the
+        # others for what is better than the many good ones that are there by then.
+        scale = values[: self._startup] if number % 2 else values
+        y = _compressed(np.concatenate([values, np.full(len(failed), np.inf)]), float(np.median(scale)))
+        noise = np.concatenate([variances / max(float(values.var()), 1e-300), np.zeros(len(failed))])
+        chosen = _representative(y)
+        process = GaussianProcess(
+            rows[chosen], y[chosen], self._encoder.nominal, more_noise=np.minimum(noise[chosen], MOST_NOISE)
+        )
+        known = rows[chosen]
+        if pending:
+            process = process.with_points(self._placed(pending))
+            known = np.concatenate([known, self._placed(pending)])
+        expected = process.predict(known)[0]
+        ranked = known[np.argsort(expected, kind="stable")]
+        doubt = max(process.noise, LEAST_DOUBT * math.sqrt(1 + len(pending)) * process.spread)
+        return self._most_promising(process, ranked, float(expected.min()), doubt, rng)
+
+    def _placed(self, names: Iterable[str]) -> Array:
+        return np.array([self._rows[name] for name in names])
+
+    def _row(self, name: str, trial: Trial) -> Array | None:
+        """A trial's place; None when it lies outside of the space."""
+        if name not in self._rows:
+            try:
+                self._rows[name] = self._encoder.rows([trial.config])[0]
+            except SpaceError:  # somebody else's trial, of another space
+                self._rows[name] = None
+        return self._rows[name]
+
+    def _most_promising(
+        self, process: GaussianProcess, ranked: Array, best: float, doubt: float, rng: np.random.Generator
+    ) -> Config | None:
+        """The new, valid configuration of the largest expected improvement that a climb from many places finds."""
+        centres = ranked[:CENTRES]
+        scattered = self._encoder.settled(rng.random((SCATTERED, ranked.shape[1])))
+        candidates = np.concatenate([scattered, *(self._near(centre, NEAR, rng) for centre in centres)])
+        gains = _expected_improvement(process, candidates, best, doubt)
+        for _ in range(ROUNDS):
+            top = candidates[np.argsort(-gains, kind="stable")[:CENTRES]]
+            more = np.concatenate([self._near(centre, NEAR // 2, rng) for centre in top])
+            candidates = np.concatenate([candidates, more])
+            gains = np.concatenate([gains, _expected_improvement(process, more, best, doubt)])
+        for row in candidates[np.argsort(-gains, kind="stable")]:
+            config = self.space.from_unit(row)
+            if self.space.satisfies(config) and self.is_new(config):
+                return config
+        return self._draw(rng)
+
+    def _near(self, centre: Array, number: int, rng: np.random.Generator) -> Array:
+        """Neighbours: one or two dimensions moved, by steps of many sizes."""
+        dims = len(centre)
+        rows = np.tile(centre, (number, 1))
+        chosen = rng.random((number, dims)) < min(1.0, 1.5 / dims)
+        chosen[np.arange(number), rng.integers(dims, size=number)] = True
+        scale = 10.0 ** rng.uniform(-2.0, -0.3, size=(number, 1))
+        moved = rows + rng.normal(size=rows.shape) * scale
+        moved = np.abs(moved) % 2.0
+        moved = np.where(moved > 1.0, 2.0 - moved, moved)
+        for dim in range(dims):
+            middles = self._encoder.cells(dim)
+            if middles is None or len(middles) < 2:
+                continue
+            if self._encoder.nominal[dim]:
+                moved[:, dim] = middles[rng.integers(len(middles), size=number)]
+                continue
+            at = int(np.abs(middles - centre[dim]).argmin())
+            step = np.rint((moved[:, dim] - centre[dim]) * len(middles)).astype(int)
+            step = np.where(step == 0, np.where(moved[:, dim] > centre[dim], 1, -1), step)
+            moved[:, dim] = middles[np.clip(at + step, 0, len(middles) - 1)]
+        rows[chosen] = moved[chosen]
+        return self._encoder.settled(rows)
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return Encoder(self.space)
+
+
+def _representative(y: Array) -> NDArray[np.intp]:
+    """All trials while they are few; then the best ones, and as many of the rest, evenly from good to bad."""
+    if len(y) <= MOST:
+        return np.arange(len(y))
+    order = np.argsort(y, kind="stable")
+    best, rest = order[: MOST // 2], order[MOST // 2 :]
+    return np.sort(np.concatenate([best, rest[np.linspace(0, len(rest) - 1, MOST // 2).astype(int)]]))
+
+
+def _compressed(values: Array, median: float) -> Array:
+    """What the process is fitted to: even near the best value, logarithmic beyond the median, so that a few terrible
+    trials do not drown the differences between good ones. An infinite value counts as the worst finite one.
+    """
+    finite = values[np.isfinite(values)]
+    best = finite.min()
+    unit = median - best or float(finite.max() - best) or 1.0
+    return np.asarray(np.log1p((np.minimum(values, finite.max()) - best) / unit))
+
+
+def _expected_improvement(process: GaussianProcess, rows: Array, best: float, doubt: float) -> Array:
+    """Augmented: of no use where a further look would tell little, since it was near enough already."""
+    from scipy.special import ndtr
+
+    mean, deviation = process.predict(rows)
+    z = (best - mean) / deviation
+    improvement = deviation * (np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi) + z * ndtr(z))
+    return np.asarray(improvement * (1.0 - doubt / np.hypot(deviation, doubt)))

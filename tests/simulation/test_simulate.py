@@ -1,0 +1,88 @@
+"""``raytuner.simulate`` and its command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import raytuner
+from raytuner.cli import main
+from raytuner.errors import PlanError, SearchError
+
+DEFINITION = """
+name: simulated
+train: objectives.py:train
+objective: {metric: loss, mode: min, max_steps: 27}
+space:
+  lr: {type: float, low: 1.0e-4, high: 1.0e-1, log: true}
+  momentum: {type: float, low: 0.0, high: 0.9}
+  width: {type: int, low: 32, high: 256, log: true}
+  depth: [2]
+  dropout: [0.25]
+  activation: {type: choice, values: [relu, tanh]}
+search: random
+scheduler: asha
+budget: {trials: 30}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "objectives.py").write_text("def train(trial):\n    raise SystemExit('not here')\n")
+    path = tmp_path / "experiment.yaml"
+    path.write_text(DEFINITION)
+    return path
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: Any) -> dict[str, Any]:
+    assert main(["simulate", *map(str, arguments), "--json"]) == 0
+    result: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return result
+
+
+def test_the_command_tells_regret_against_budget(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = told(capsys, file, "--table", "made/curves", "--workers", 4, "--seeds", 3)
+    assert result["schema"] == "raytuner.simulate/1"
+    assert result["notes"] == []  # the table answers for the experiment's own space
+    assert result["seeds"] == [0, 1, 2]
+    assert result["median"]["trials"] == 30
+    for axis in ("trials", "steps", "seconds"):
+        regrets = [mark["regret"] for mark in result[f"by_{axis}"]]
+        assert regrets == sorted(regrets, reverse=True)
+        assert regrets[-1] == result["median"]["regret"]
+    assert told(capsys, file, "--table", "made/curves", "--workers", 4, "--seeds", 3)["by_steps"] == result["by_steps"]
+    assert main(["simulate", str(file), "--table", "made/curves", "--seeds", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "random and asha on made/curves: 8 workers, 2 seeds" in shown
+    assert "workers in use" in shown
+
+
+def test_more_workers_take_less_time(file: Path) -> None:
+    one, many = (raytuner.simulate(file, "made/curves", workers=n, seeds=2) for n in (1, 16))
+    assert np.median([r.seconds for r in one.runs]) > 3 * np.median([r.seconds for r in many.runs])
+
+
+def test_a_space_that_the_table_does_not_have_is_replaced_and_said(file: Path) -> None:
+    result = raytuner.simulate(file, "made/branches", seeds=1, overrides=("scheduler=none",))
+    assert len(result.notes) == 2
+    assert "optimizer" in result.notes[0]
+    assert "max_steps is 1" in result.notes[1]
+
+
+def test_a_picture_is_drawn(file: Path, tmp_path: Path) -> None:
+    raytuner.simulate(file, "made/curves", seeds=3).plot(tmp_path / "regret.png")
+    assert (tmp_path / "regret.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_cannot_be_simulated_is_said(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SearchError, match=r"asha needs objective\.max_steps above"):
+        raytuner.simulate(file, "made/branches")
+    for fields in ({"workers": -1}, {"seeds": 0}, {"failures": 1.0}, {"stragglers": -0.1}):
+        with pytest.raises(PlanError, match=next(iter(fields))):
+            raytuner.simulate(file, "made/curves", **fields)
+    assert main(["simulate", str(file), "--table", "nothing/here"]) == 1
+    assert "made/curves" in capsys.readouterr().err
