@@ -64,7 +64,7 @@ class Experiment(BaseModel):
     """Expressions over parameters that every configuration must fulfil, such as width * depth <= 1024."""
     defaults: dict[str, Any] = Field(default_factory=dict)
     """A full configuration that is tried first: the baseline to beat."""
-    search: SearchOptions = Field(default={"type": "hyperopt"}, validate_default=True)
+    search: SearchOptions = Field(default={"type": "auto"}, validate_default=True)
     """How configurations are proposed."""
     scheduler: SchedulerOptions = Field(default={"type": "none"}, validate_default=True)
     """How running trials are judged, and stopped early."""

@@ -24,7 +24,7 @@ def describe(plan: Mapping[str, Any]) -> list[str]:
         ("test", _code(plan, "test")),
         ("objective", _objective(definition["objective"])),
         ("space", _space(plan["space"])),
-        ("search", _component(plan["search"])),
+        ("search", _component(plan["search"]) + (f": {plan['search_choice']}" if plan["search_choice"] else "")),
         ("defaults", "tried first" if definition["defaults"] else "none: nothing to compare the best with"),
         ("scheduler", _component(plan["scheduler"])),
         ("rungs", _rungs(plan["rungs"])),

@@ -13,7 +13,7 @@ from raytuner.plan.cost import kept_checkpoints
 from raytuner.plan.describe import describe
 from raytuner.plan.machine import Machine
 from raytuner.schedulers import Scheduler, build_scheduler
-from raytuner.search import Search, build_search
+from raytuner.search import AutoOptions, AutoSearch, Search, build_search
 from raytuner.space import Space
 
 __all__ = ["Plan", "derived_seed"]
@@ -97,6 +97,7 @@ class Plan:
                 for where, info in self.code.items()
             },
             "search": definition["search"],
+            "search_choice": AutoSearch.choice(self.trials) if isinstance(experiment.search, AutoOptions) else None,
             "scheduler": definition["scheduler"],
             "seeds": {
                 "experiment": experiment.seed,

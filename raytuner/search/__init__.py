@@ -1,6 +1,7 @@
 """Which configurations to try. Ask/tell algorithms without Ray."""
 
 from raytuner.components import OutsideOptions
+from raytuner.search.auto import AutoOptions, AutoSearch
 from raytuner.search.base import Observation, Search, Status
 from raytuner.search.bayesian import BayesianOptions, BayesianSearch
 from raytuner.search.cmaes import CmaEsOptions, CmaEsSearch
@@ -13,6 +14,8 @@ from raytuner.search.registry import SEARCHES, build_search
 
 __all__ = [
     "SEARCHES",
+    "AutoOptions",
+    "AutoSearch",
     "BayesianOptions",
     "BayesianSearch",
     "CmaEsOptions",

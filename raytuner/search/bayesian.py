@@ -29,6 +29,8 @@ __all__ = ["BayesianOptions", "BayesianSearch"]
 Array = NDArray[np.float64]
 MOST = 300
 """Trials that the process is fitted to at most, which bounds the time of a proposal."""
+BELIEVED = 100
+"""Trials under way that it believes in at most, the latest ones, for the same reason."""
 LEAST_DOUBT = 0.01
 """What is known to so small a part of the signal's deviation counts as known; the more are under way, the larger."""
 MOST_NOISE = 10.0
@@ -80,6 +82,10 @@ class BayesianSearch(Search):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
+        self.forget()
+
+    def forget(self) -> None:
+        """Drops what was computed from the trials so far, since others take their place."""
         self._points.restart()
         self._rows.clear()
 
@@ -89,7 +95,7 @@ class BayesianSearch(Search):
         if len(measured) < self._startup:
             return self._points.first(self.is_new) or self._draw(rng)
         failed = [name for name, trial in here.items() if trial.status == "failed"]
-        pending = [name for name, trial in here.items() if trial.status == "pending"]
+        pending = [name for name, trial in here.items() if trial.status == "pending"][-BELIEVED:]
         values, variances = at_last_step(list(measured.values()))
         rows = self._placed([*measured, *failed])
         # Every other proposal sees the scale of the first, scattered trials: it looks for what is good at all, the

@@ -114,6 +114,10 @@ class GeneticSearch(Search):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
+        self.forget()
+
+    def forget(self) -> None:
+        """Drops what was computed from the trials so far, since others take their place."""
         self._points.restart()
         self._individuals.clear()
 

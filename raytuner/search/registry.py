@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from raytuner.components import resolve
 from raytuner.errors import Problem, SearchError
+from raytuner.search.auto import AutoSearch
 from raytuner.search.base import Search
 from raytuner.search.bayesian import BayesianSearch
 from raytuner.search.cmaes import CmaEsSearch
@@ -22,6 +23,7 @@ from raytuner.space import Config, Space
 __all__ = ["SEARCHES", "build_search"]
 
 SEARCHES: dict[str, type[Search]] = {
+    "auto": AutoSearch,
     "bayesian": BayesianSearch,
     "cmaes": CmaEsSearch,
     "genetic": GeneticSearch,

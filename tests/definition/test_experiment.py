@@ -83,7 +83,7 @@ class TestMaking:
     def test_what_is_left_out(self) -> None:
         experiment = make()
         plain = experiment.model_dump()
-        assert plain["search"]["type"] == "hyperopt"
+        assert plain["search"]["type"] == "auto"
         assert plain["scheduler"] == {"type": "none"}
         assert plain["checkpoints"] == {"best": True, "every_steps": None, "every_time": 60.0, "keep": 1, "disk": None}
         assert plain["tracking"] == {"mlflow": None, "register": None}

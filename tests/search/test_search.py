@@ -14,6 +14,8 @@ from pydantic import BaseModel, ValidationError
 from raytuner.errors import SearchError
 from raytuner.search import (
     SEARCHES,
+    AutoOptions,
+    AutoSearch,
     BayesianOptions,
     BayesianSearch,
     CmaEsOptions,
@@ -57,6 +59,12 @@ class TestGrid(SearchContract):
 class TestRandom(SearchContract):
     search = RandomSearch
     options = RandomOptions()
+
+
+class TestAuto(SearchContract):
+    search = AutoSearch
+    options = AutoOptions()
+    examples = 5
 
 
 class TestBayesian(SearchContract):

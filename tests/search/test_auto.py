@@ -1,0 +1,68 @@
+"""The search that chooses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from raytuner.search import AutoOptions, AutoSearch, BayesianSearch, GeneticSearch, Observation
+from raytuner.space import Float, Space
+
+SPACE = Space({"x": Float(low=0.0, high=1.0), "y": Float(low=0.0, high=1.0)})
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Who proposed, in the order of asking."""
+    names: list[str] = []
+    for member in (BayesianSearch, GeneticSearch):
+
+        def propose(self: Any, rng: Any, number: int, name: str = member.__name__) -> Any:
+            names.append(name)
+            return self._draw(rng)  # who proposes is asked here, not what
+
+        monkeypatch.setattr(member, "_propose", propose)
+    return names
+
+
+def test_a_process_while_trials_are_few_then_mostly_evolution(asked: list[str]) -> None:
+    search = AutoSearch(SPACE, seed=0, options=AutoOptions())
+    for number in range(400):
+        config = search.ask(str(number))
+        assert config is not None
+        search.tell(Observation(str(number), config, step=1, value=config["x"], status="finished"))
+    assert set(asked[:300]) == {"BayesianSearch"}
+    assert asked[300:].count("BayesianSearch") == 10
+
+
+def test_a_crowd_under_way_is_met_by_evolution(asked: list[str]) -> None:
+    search = AutoSearch(SPACE, seed=0, options=AutoOptions())
+    for number in range(200):
+        assert search.ask(str(number)) is not None
+    assert set(asked[:100]) == {"BayesianSearch"}
+    assert asked[100:].count("BayesianSearch") == 10
+
+
+def test_both_learn_from_all_trials() -> None:
+    """Evolution, when its turn comes, has parents that it did not propose; also after loading."""
+    search = AutoSearch(SPACE, seed=0, options=AutoOptions())
+    for number in range(300):
+        config = {"x": number / 300, "y": (number * 7 % 300) / 300}
+        value = abs(config["x"] - 0.7) + abs(config["y"] - 0.2)
+        search.tell(Observation(f"told{number}", config, step=1, value=value, status="finished"))
+    other = AutoSearch(SPACE, seed=0, options=AutoOptions())
+    assert other.ask("lost") is not None  # forgotten by loading
+    other.load_state_dict(search.state_dict())
+    for one in (search, other):
+        children = [one.ask(f"new{number}") for number in range(20)]
+        good = [c for c in children if c is not None and abs(c["x"] - 0.7) + abs(c["y"] - 0.2) < 0.4]
+        assert len(good) >= 15
+    assert search.state_dict()["asked"] == other.state_dict()["asked"]
+    assert list(search.trials.items()) == list(other.trials.items())
+
+
+def test_it_says_what_it_will_do() -> None:
+    assert AutoSearch.choice(50).startswith("bayesian, since trials are few enough")
+    assert AutoSearch.choice(None) == AutoSearch.choice(5000)
+    assert "mostly genetic" in AutoSearch.choice(None)
