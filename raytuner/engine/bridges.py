@@ -140,7 +140,9 @@ def _take_ready_workers(controller: Any) -> None:
     seconds of CPU, and leave those idle that it holds ready. A Ray that this driver started has the driver's anyway.
     """
     with contextlib.suppress(AttributeError):  # nothing but time is lost where another Ray keeps its classes elsewhere
-        controller._class_cache._cache.setdefault(Slot, ray.remote(Slot))
+        classes = controller._class_cache._cache
+        if Slot not in classes:
+            classes[Slot] = ray.remote(Slot)
 
 
 class SchedulerBridge(TrialScheduler):  # type: ignore[misc]  # Ray has no types

@@ -28,11 +28,10 @@ class Encoder:
         self._space = space
         parameters = [space.parameters[name] for name in space.names]
         self.nominal = np.array([isinstance(p, Choice) and not p.ordered for p in parameters])
-        self.sizes = [p.axis.size for p in parameters]
-        """The number of values in each dimension; None where they are continuous."""
         self._middles: list[Array | None] = []
         self._edges: list[Array | None] = []
-        for parameter, size in zip(parameters, self.sizes, strict=True):
+        for parameter in parameters:
+            size = parameter.axis.size
             if size is None or size > CELLS:
                 self._middles.append(None)
                 self._edges.append(None)
@@ -40,7 +39,8 @@ class Encoder:
             middles = np.array([parameter.axis.to_unit(value) for value in parameter.axis.grid(size)])
             self._middles.append(middles)
             self._edges.append((middles[1:] + middles[:-1]) / 2)
-        self._parents = [index for index, name in enumerate(space.names) if name in space.parents]
+        parents = {parent for names in space.parents.values() for parent in names}
+        self._parents = [index for index, name in enumerate(space.names) if name in parents]
         self._active: dict[bytes, NDArray[np.bool_]] = {}
 
     def cells(self, dim: int) -> Array | None:
@@ -49,7 +49,7 @@ class Encoder:
 
     def rows(self, configs: Sequence[Config]) -> Array:
         """(configs, dims): their places. Raises SpaceError for one outside the space."""
-        places = np.array([self._space.to_unit(config) for config in configs]).reshape(-1, len(self.sizes))
+        places = np.array([self._space.to_unit(config) for config in configs]).reshape(-1, len(self.nominal))
         return np.where(np.isnan(places), INACTIVE, places)
 
     def settled(self, rows: Array) -> Array:

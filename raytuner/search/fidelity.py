@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -42,11 +42,7 @@ def at_last_step(trials: Sequence[Trial]) -> tuple[Array, Array]:
 
 def _pairs(trials: Sequence[Trial], here: int, there: int) -> Array:
     """(pairs, 2): the values of the trials that were seen at both steps."""
-    return np.array([_both(t.values, here, there) for t in trials if here in t.values and there in t.values])
-
-
-def _both(values: Mapping[int, float], here: int, there: int) -> tuple[float, float]:
-    return values[here], values[there]
+    return np.array([(t.values[here], t.values[there]) for t in trials if here in t.values and there in t.values])
 
 
 def _line(pairs: Array) -> tuple[float, float, float]:

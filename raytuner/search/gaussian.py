@@ -28,7 +28,7 @@ class GaussianProcess:
 
     x: (points, dims), coordinates in [0, 1]; ``nominal`` (dims,) marks dimensions in which two places are equal or not,
     and nothing between. y: (points,). more_noise: (points,), variance that a point has beyond the common noise, in
-    units of the signal's. start: the parameters of an earlier fit, from which this one goes on.
+    units of the signal's.
     """
 
     def __init__(
@@ -38,8 +38,6 @@ class GaussianProcess:
         nominal: NDArray[np.bool_],
         *,
         more_noise: Array | None = None,
-        start: Array | None = None,
-        iterations: int = ITERATIONS,
     ) -> None:
         from scipy.optimize import minimize
 
@@ -55,16 +53,16 @@ class GaussianProcess:
         low, high = math.log(0.02), math.log(100.0)
         found = minimize(
             self._loss,
-            default if start is None else start,
+            default,
             jac=True,
             method="L-BFGS-B",
             bounds=[(low, high)] * dims + [(math.log(1e-5), math.log(10.0))],
-            options={"maxiter": iterations},
+            options={"maxiter": ITERATIONS},
         )
         self.parameters: Array = found.x
         self._lengths = np.exp(found.x[:-1])
         self._noise = math.exp(found.x[-1])
-        self._factor, self._inverse = self._factorised(self._matern(self._squares, points))
+        _, self._inverse = self._factorised(self._matern(self._squares, points))
         ones = np.ones(points)
         self._mean = float(ones @ self._inverse @ self._y / (ones @ self._inverse @ ones))
         self._weights = self._inverse @ (self._y - self._mean)
@@ -80,7 +78,7 @@ class GaussianProcess:
         more._y = np.concatenate([self._y, expected])
         more._more_noise = np.concatenate([self._more_noise, np.zeros(len(x))])
         squares = self._distances(more._x, more._x).reshape(x.shape[1], points * points)
-        more._factor, more._inverse = more._factorised(more._matern(squares, points))
+        _, more._inverse = more._factorised(more._matern(squares, points))
         more._weights = more._inverse @ (more._y - self._mean)
         return more
 

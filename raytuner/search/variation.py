@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raytuner.space import Choice, Config, Expression, Space
+from raytuner.space import Choice, Config, Space
 from raytuner.space.axes import Continuous, Lattice, Levels
 
 __all__ = ["Individual", "Variation"]
@@ -32,7 +31,7 @@ class Variation:
         self._space = space
         place = {name: index for index, name in enumerate(space.names)}
         self._axes = [space.parameters[name].axis for name in space.names]
-        self._parents = [[place[parent] for parent in _parents(space, name)] for name in space.names]
+        self._parents = [[place[parent] for parent in sorted(space.parents[name])] for name in space.names]
         self._unordered = np.array([_unordered(space, name) for name in space.names])
         self.variable = np.array([axis.size != 1 for axis in self._axes])
         """(dims,): which parameters have more than one value."""
@@ -90,14 +89,6 @@ class Variation:
                     if parent.genes[index] == genes[index]:
                         config[name] = parent.config[name]
         return config
-
-
-def _parents(space: Space, name: str) -> list[str]:
-    """The parameters that the condition of a parameter names."""
-    when = space.parameters[name].when
-    if when is None:
-        return []
-    return sorted(when if isinstance(when, Mapping) else Expression(when).names)
 
 
 def _unordered(space: Space, name: str) -> bool:

@@ -239,11 +239,8 @@ def _space(experiment: Experiment, table: Table) -> tuple[Space, list[str]]:
     rng = np.random.default_rng(0)
     if not any(table.space.problems(own.sample(rng)) for _ in range(20)):
         return own, []
-    return table.space, [f"the table cannot answer for the experiment's space: its own is searched ({_list(table)})"]
-
-
-def _list(table: Table) -> str:
-    return ", ".join(table.space.names)
+    names = ", ".join(table.space.names)
+    return table.space, [f"the table cannot answer for the experiment's space: its own is searched ({names})"]
 
 
 def _finite(row: NDArray[np.float64]) -> bool:

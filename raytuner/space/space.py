@@ -69,9 +69,9 @@ class Space:
         return self._names
 
     @property
-    def parents(self) -> frozenset[str]:
-        """The parameters on which the existence of others depends."""
-        return frozenset(name for rule in self._conditions.values() if rule for name in rule.names)
+    def parents(self) -> Mapping[str, tuple[str, ...]]:
+        """For each parameter, those that its condition names."""
+        return {name: rule.names if rule else () for name, rule in self._conditions.items()}
 
     def __repr__(self) -> str:
         return f"Space({self._parameters!r}, {list(self._constraints)!r})"

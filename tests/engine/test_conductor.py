@@ -2,201 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conductor_tools import ASHA, PROMOTE, Driver, make_plan, result, run_until_cut
 from host_tools import later
 
-from raytuner.definition import Experiment
 from raytuner.engine.batch import Batch
-from raytuner.engine.conductor import LOST_ATTEMPTS, Conductor
-from raytuner.engine.host import StopRequest
-from raytuner.engine.threadhost import ThreadHost
+from raytuner.engine.conductor import LOST_ATTEMPTS
 from raytuner.journal import (
     CheckpointWritten,
     Decided,
     DriverStarted,
     Event,
-    ExperimentState,
-    Folder,
-    JournalReader,
-    JournalWriter,
     Reported,
     TrialAsked,
     TrialEnded,
     TrialStarted,
-    TrialState,
     replay,
 )
-from raytuner.plan import Plan
-from raytuner.plan import compile as compile_plan
-from raytuner.search import Search
 from raytuner.training import Trial, TrialSpec
 from raytuner.training.checkpoint import write_checkpoint
-
-
-class Listener(Search):
-    """Proposes what depends on all that it knows, so that nothing it is told late, twice or not at all goes unseen."""
-
-    from raytuner.search import RandomOptions as Options
-
-    def _propose(self, rng: np.random.Generator, number: int) -> dict[str, Any]:
-        known = {name: (trial.status, trial.values) for name, trial in self.trials.items()}
-        heard = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).digest()
-        return {"x": float((rng.random() + heard[0] / 256) % 1)}
 
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda fd: None)
-
-
-# -- an experiment, and the world around a conductor ----------------------------------------------------------------
-
-
-def make_plan(tmp_path: Path, **fields: Any) -> Plan:
-    (tmp_path / "user.py").write_text("def train(trial): ...\n")
-    defaults: dict[str, Any] = {
-        "name": "test",
-        "train": "user:train",
-        "objective": {"metric": "loss", "mode": "min", "max_steps": 9},
-        "space": {"x": {"type": "float", "low": 0.0, "high": 1.0}},
-        "search": "random",
-        "budget": {"trials": 9},
-        "tracking": "none",
-        "storage": str(tmp_path / "results"),
-    }
-    return compile_plan(Experiment(**{**defaults, **fields}), import_root=tmp_path)
-
-
-def curve(trial: Trial) -> None:
-    """Good and bad learners, of which the second fails; each keeps a state that knows its step."""
-    x = trial.config["x"]
-    weights = np.zeros(1)
-    for step in trial.steps(weights=weights):
-        weights += 1
-        assert weights[0] == step, "a trial that goes on must have its state"
-        if trial.id == "000002":
-            raise ValueError("not this one")
-        trial.report(loss=(x - 0.4) ** 2 + 1 / step)
-
-
-class CutError(Exception):
-    """The driver dies."""
-
-
-class Journal(JournalWriter):
-    """Kills the driver after so many events."""
-
-    left = 10**9
-
-    def append(self, event: Event) -> Event:
-        event = super().append(event)
-        self.left -= 1
-        if self.left == 0:
-            raise CutError
-        return event
-
-
-class Driver:
-    """One driver's time: a conductor with its journal, and slots in threads."""
-
-    def __init__(self, plan: Plan, *, slots: int = 1, cut: int = 10**9, train: Any = curve) -> None:
-        self.folder = Folder(Path(plan.storage))
-        events = list(JournalReader(self.folder.journal).read())
-        self.journal = Journal(self.folder.journal)
-        self.state = ExperimentState()
-        self.conductor = Conductor(plan, self.folder, self.journal, self.state)
-        if plan.experiment.tags.get("search") == "listener":
-            self.conductor.search = Listener(plan.space, seed=1, options=Listener.Options())
-        self.conductor.slots = slots
-        self.stops = [StopRequest() for _ in range(slots)]
-        self.hosts = [ThreadHost(train, stop=stop) for stop in self.stops]
-        self.journal.left = cut
-        self.conductor.replay(events)
-        self.conductor.record(
-            DriverStarted(
-                name="test",
-                driver=self.journal.segment,
-                objective=plan.experiment.objective.model_dump(),
-                budget={},
-                pid=os.getpid(),
-                host="here",
-            )
-        )
-        self.conductor.take_over()
-
-    def run(self) -> Driver:
-        """To the end, as Ray Tune does it: a slot that is free asks for the next attempt, unless it is all over."""
-        busy: dict[int, TrialSpec] = {}
-        while True:
-            for number, host in enumerate(self.hosts):
-                if number not in busy and not self.conductor.finished:
-                    spec = self.conductor.next()
-                    if spec is not None:
-                        host.begin(spec)
-                        busy[number] = spec
-            if not busy:
-                break
-            for number in list(busy):
-                if self.conductor.take(self.hosts[number].collect(), node="here"):
-                    self.hosts[number].end()
-                    del busy[number]
-        assert self.conductor.finished
-        self.close()
-        return self
-
-    def close(self) -> None:
-        for host in self.hosts:
-            host.close()
-        self.journal.close()
-
-    @property
-    def trials(self) -> list[TrialState]:
-        return list(self.state.trials.values())
-
-    def events(self, kind: type[Event]) -> list[Any]:
-        return [event for event in JournalReader(self.folder.journal).read() if isinstance(event, kind)]
-
-
-def run_until_cut(plan: Plan, cut: int) -> Driver | None:
-    """A driver that has come to the end; None when it died on the way."""
-    driver = None
-    try:
-        driver = Driver(plan, cut=cut)
-        return driver.run()
-    except CutError:
-        if driver is not None:
-            driver.close()
-        return None
-
-
-def result(driver: Driver) -> dict[str, Any]:
-    """All that must not depend on where a driver died."""
-    decisions: dict[tuple[str, int], set[str]] = {}
-    for event in driver.events(Decided):
-        decisions.setdefault((event.trial, event.step), set()).add(event.action)
-    return {
-        "asked": [(t.id, t.config) for t in driver.trials],
-        "ended": [(t.id, t.status, t.step, t.value, t.value_step) for t in driver.trials],
-        "steps": {t.id: {s.step: s.metrics for s in t.steps} for t in driver.trials},
-        "decisions": decisions,
-        "scheduler": driver.conductor.scheduler.state_dict(),
-        "search": {k: (v.status, v.values) for k, v in driver.conductor.search.trials.items()},
-        "best": driver.state.best.id if driver.state.best else None,
-    }
-
-
-ASHA = {"type": "asha", "reduction_factor": 3}
-PROMOTE = {**ASHA, "form": "promote"}
 
 
 # -- to the end -----------------------------------------------------------------------------------------------------
@@ -414,12 +250,7 @@ def test_an_interrupted_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> Non
     plan = make_plan(tmp_path, budget={"trials": 2}, tags={"search": "listener"})
     first = Driver(plan, slots=2, train=slow)
 
-    def interrupt() -> None:
-        first.conductor.stop("Ctrl-C", "interrupted")
-        for stop in first.stops:
-            stop.set("Ctrl-C")
-
-    later(0.2, interrupt)
+    later(0.2, first.interrupt)
     first.run()
     assert {t.status for t in first.trials} == {"stopped"}
     assert all(t.reason == "interrupted: Ctrl-C" for t in first.trials)
@@ -558,129 +389,6 @@ def test_a_module_that_cannot_be_imported_is_the_end(tmp_path: Path) -> None:
     assert driver.conductor.stop_status == "failed"
     assert driver.conductor.fatal == "importing the training module failed"
     driver.close()
-
-
-# -- budgets --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    """Seconds that have passed beside the real ones."""
-    ahead = [0.0]
-    real = time.monotonic
-    monkeypatch.setattr("raytuner.engine.conductor.time.monotonic", lambda: real() + ahead[0])
-    yield ahead
-    ahead[0] = 0.0
-
-
-def test_time_is_up_when_it_was_used(tmp_path: Path, clock: list[float]) -> None:
-    plan = make_plan(tmp_path, budget={"time": 100})
-    driver = Driver(plan)
-    conductor = driver.conductor
-    conductor.slots = 2
-    clock[0] = 40.0  # what it took to come up
-    spec = conductor.next()
-    assert spec is not None
-    assert spec.deadline == pytest.approx(time.time() + 100, abs=2)
-    started = {"m": "started", "step": 0, "checkpoint": None, "pid": 1}
-    assert not conductor.take(Batch(spec.trial, spec.attempt, [started]))
-    clock[0] = 80.0
-    second = conductor.next()
-    assert second is not None
-    assert second.deadline == pytest.approx(time.time() + 60, abs=2)
-    assert not conductor.time_is_up()
-    clock[0] = 140.0
-    assert conductor.time_is_up()
-    conductor.stop("the time budget is used up")
-    assert conductor.next() is None
-    assert not conductor.finished, "one is still at work"
-    end = {"status": "stopped", "reason": "the time budget is used up", "step": 0, "error": None}
-    assert conductor.take(Batch(spec.trial, 1, [], None, end))
-    assert conductor.take(Batch(second.trial, 1, [], None, end))
-    assert conductor.finished
-    assert driver.trials[0].reason == "the time budget is used up"
-    driver.close()
-    assert list(Driver(plan).conductor._queue) == [], "what the budget has ended is not taken up again"
-
-
-def test_without_a_time_budget_it_is_never_up(tmp_path: Path, clock: list[float]) -> None:
-    driver = Driver(make_plan(tmp_path))
-    clock[0] = 1e9
-    assert not driver.conductor.time_is_up()
-    spec = driver.conductor.next()
-    assert spec is not None
-    assert spec.deadline is None
-    driver.close()
-
-
-def test_an_interruption_outranks_the_end_of_time(tmp_path: Path) -> None:
-    conductor = Driver(make_plan(tmp_path)).conductor
-    conductor.stop("the time budget is used up")
-    conductor.stop("Ctrl-C", "interrupted")
-    conductor.stop("the time budget is used up")
-    assert (conductor.stopping, conductor.stop_status) == ("Ctrl-C", "interrupted")
-
-
-def with_ballast(trial: Trial) -> None:
-    ballast = np.zeros(12_500)  # 100 kB
-    for step in trial.steps(ballast=ballast):
-        trial.report(loss=abs(trial.config["x"] - 0.5) + 1 / step)
-
-
-def on_disk(driver: Driver) -> int:
-    return sum(p.stat().st_size for p in driver.folder.path.glob("trials/*/checkpoints/**/*") if p.is_file())
-
-
-def test_checkpoints_stay_within_their_disk_budget(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path, checkpoints={"disk": "500kB"}, budget={"trials": 12})
-    driver = Driver(plan, train=with_ballast).run()
-    assert on_disk(driver) <= 500_000
-    listed = {path for t in driver.trials for path in t.checkpoints}
-    assert listed == {str(p) for p in driver.folder.path.glob("trials/*/checkpoints/*")}, "the record says what stands"
-    best = driver.state.best
-    assert best is not None
-    assert best.best_checkpoint is not None
-    assert driver.conductor.warnings == []
-
-
-def test_the_worst_give_up_their_checkpoints_first(tmp_path: Path) -> None:
-    def train(trial: Trial) -> None:
-        ballast = np.zeros(12_500)
-        for _ in trial.steps(ballast=ballast):
-            trial.report(loss={1: 2.0, 2: 9.0, 3: 1.0, 4: 5.0}[int(trial.id)])
-
-    plan = make_plan(tmp_path, checkpoints={"disk": "750kB"}, budget={"trials": 4})
-    driver = Driver(plan, train=train).run()
-    assert [len(t.checkpoints) for t in driver.trials] == [2, 0, 2, 2]
-
-
-def test_a_budget_that_the_best_alone_exceeds_is_told_once(tmp_path: Path) -> None:
-    driver = Driver(make_plan(tmp_path, checkpoints={"disk": "50kB"}), train=with_ballast).run()
-    best = driver.state.best
-    assert best is not None
-    assert best.best_checkpoint is not None
-    (warning,) = driver.conductor.warnings
-    assert "checkpoints.disk" in warning
-    assert "raise it" in warning
-
-
-def test_the_disk_budget_spares_what_a_resume_needs(tmp_path: Path) -> None:
-    def slow(trial: Trial) -> None:
-        ballast = np.zeros(12_500)
-        for step in trial.steps(ballast=ballast):
-            time.sleep(0.03)
-            trial.report(loss=abs(trial.config["x"] - 0.5) + 1 / step)
-
-    driver = Driver(make_plan(tmp_path, checkpoints={"disk": "50kB"}, budget={"trials": 3}), slots=3, train=slow)
-
-    def interrupt() -> None:
-        driver.conductor.stop("Ctrl-C", "interrupted")
-        for stop in driver.stops:
-            stop.set("Ctrl-C")
-
-    later(0.15, interrupt)
-    driver.run()
-    assert all(t.checkpoints for t in driver.trials)
 
 
 # -- the rest -------------------------------------------------------------------------------------------------------
