@@ -97,7 +97,7 @@ class Plan:
                 for where, info in self.code.items()
             },
             "search": definition["search"],
-            "search_choice": AutoSearch.choice(self.trials) if isinstance(experiment.search, AutoOptions) else None,
+            "search_choice": self._search_choice(),
             "scheduler": definition["scheduler"],
             "seeds": {
                 "experiment": experiment.seed,
@@ -124,6 +124,11 @@ class Plan:
             "warnings": list(self.warnings),
             "experiment": definition,
         }
+
+    def _search_choice(self) -> str | None:
+        if not isinstance(self.experiment.search, AutoOptions):
+            return None
+        return AutoSearch.choice(self.trials, self.slots, self.space.size, max(len(self.rungs), 1))
 
     def describe(self) -> list[str]:
         """The plan for a person, as lines of plain text."""

@@ -19,6 +19,10 @@ from raytuner.schedulers.base import Decision, Scheduler, check_report
 
 __all__ = ["AshaOptions", "AshaScheduler"]
 
+PAIRS = 100
+"""The latest trials seen at both of two rungs, by which the first one's order is judged."""
+BELIEF = 10.0
+"""Pairs of trials in the right order that are believed in before any is seen."""
 REHEARSED = 1000
 """Trials beyond which a forecast is scaled up instead of played through."""
 
@@ -35,6 +39,9 @@ class AshaOptions(Options):
     """Steps that every trial gets before it may be stopped or paused: the first rung."""
     reduction_factor: int = Field(3, ge=2, le=1000)
     """One of so many trials goes on at each rung; each rung has so many times the steps of the one before."""
+    min_agreement: float = Field(0.5, ge=-1, le=1)
+    """How well the order of trials at a rung must have lasted until the next one (Kendall's tau: 1 the same order, 0 no
+    relation), or else the rung stops or pauses nobody. -1 trusts every rung, as the paper does."""
 
 
 class Entry(NamedTuple):
@@ -66,6 +73,11 @@ class AshaScheduler(Scheduler):
     ended; when that is the reporting trial itself, it goes on without a pause.
 
     Values of failed trials stay in their rungs, since they were measured.
+
+    A rung decides only as long as its order tells something about the next rung's (``min_agreement``). The best
+    configurations often start slowly (a low learning rate wins the first epoch, a high one the training), and a rung
+    that comes too early would stop just them. What is known of its order comes from the trials that went on; as soon as
+    they show it to be worthless, all go on, which shows it the better. The last rung is trusted.
     """
 
     Options = AshaOptions
@@ -79,6 +91,7 @@ class AshaScheduler(Scheduler):
         self.form = options.form
         self.pauses = options.form == "promote"
         self._factor = options.reduction_factor
+        self._least = options.min_agreement
         self._rungs: dict[int, list[Entry]] = {}
         step = options.grace_steps
         while step < max_steps:
@@ -87,6 +100,9 @@ class AshaScheduler(Scheduler):
         self._settled: dict[str, int] = {}  # the highest rung that a trial has settled
         self._promoted: dict[int, set[str]] = {rung: set() for rung in self._rungs}
         self._ended: set[str] = set()
+        self._values: dict[str, float] = {}  # at the highest rung that a trial has settled
+        self._pairs: dict[int, list[tuple[float, float]]] = {rung: [] for rung in self._rungs}
+        self._agreement = dict.fromkeys(self._rungs, 1.0)
 
     def decision_steps(self) -> tuple[int, ...]:
         return tuple(self._rungs)
@@ -101,7 +117,8 @@ class AshaScheduler(Scheduler):
         rungs = [rung for rung in self._rungs if settled < rung <= step]
         if not rungs:
             return Decision("continue", f"step {step}: no rung to settle")
-        self._settled[trial_id] = rungs[-1]
+        self._compare(trial_id, settled, rungs[0], value)
+        self._settled[trial_id], self._values[trial_id] = rungs[-1], value
         entries = [Entry(value, len(self._rungs[rung]), trial_id) for rung in rungs]
         for rung, entry in zip(rungs, entries, strict=True):
             insort(self._rungs[rung], entry)
@@ -147,6 +164,8 @@ class AshaScheduler(Scheduler):
             "promoted": [[rung, sorted(trials)] for rung, trials in self._promoted.items()],
             "settled": dict(self._settled),
             "ended": sorted(self._ended),
+            "values": dict(self._values),
+            "pairs": [[rung, [list(pair) for pair in pairs]] for rung, pairs in self._pairs.items()],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -160,17 +179,34 @@ class AshaScheduler(Scheduler):
         self._promoted = {rung: set(trials) for rung, trials in state["promoted"]}
         self._settled = dict(state["settled"])
         self._ended = set(state["ended"])
+        self._values = dict(state["values"])
+        self._pairs = {rung: [(early, late) for early, late in pairs] for rung, pairs in state["pairs"]}
+        self._agreement = {rung: _agreement(pairs) for rung, pairs in self._pairs.items()}
+
+    def _compare(self, trial_id: str, before: int, rung: int, value: float) -> None:
+        """Enter what a trial came to at a rung, beside its value at the rung just before."""
+        steps = list(self._rungs)
+        if before in self._pairs and steps.index(rung) == steps.index(before) + 1:
+            pairs = self._pairs[before]
+            pairs.append((self._values[trial_id], value))
+            del pairs[:-PAIRS]
+            self._agreement[before] = _agreement(pairs)
+
+    def _trusted(self, rung: int) -> bool:
+        return self._agreement[rung] >= self._least
 
     def _stop(self, rung: int, entry: Entry) -> Decision:
         entries = self._rungs[rung]
         place = bisect_left(entries, entry) + 1
         keep = -(-len(entries) // self._factor)
-        return Decision("continue" if place <= keep else "stop", self._reason(rung, place, keep))
+        if place > keep and self._trusted(rung):
+            return Decision("stop", self._reason(rung, place, keep))
+        return Decision("continue", self._reason(rung, place, keep))
 
     def _pause(self, rung: int, entry: Entry) -> Decision:
         entries = self._rungs[rung]
         reason = self._reason(rung, bisect_left(entries, entry) + 1, len(entries) // self._factor)
-        if self._promotable() == (rung, entry):
+        if self._promotable() == (rung, entry) or not self._trusted(rung):
             self._promoted[rung].add(entry.trial_id)
             return Decision("continue", reason)
         return Decision("pause", reason)
@@ -187,7 +223,10 @@ class AshaScheduler(Scheduler):
     def _reason(self, rung: int, place: int, keep: int) -> str:
         part = {2: "half", 3: "third", 4: "quarter"}.get(self._factor, f"1/{self._factor}")
         held = len(self._rungs[rung])
-        return f"rung {rung}: {_ordinal(place)} of {held}, the best {part} ({keep}) goes on"
+        who = f"the best {part} ({keep}) goes on"
+        if not self._trusted(rung):
+            who = f"all go on, since its order did not last (agreement {self._agreement[rung]:.2f})"
+        return f"rung {rung}: {_ordinal(place)} of {held}, {who}"
 
     def _rehearse(self, values: list[int]) -> list[int]:
         """How many of these trials reach each rung and the end, one after the other, promoted ones first."""
@@ -208,6 +247,13 @@ class AshaScheduler(Scheduler):
             while (resumed := fresh.next_to_resume()) is not None:
                 ended += train(int(resumed), steps.index(fresh._settled[resumed]) + 1)
         return [*(len(entries) for entries in fresh._rungs.values()), ended]
+
+
+def _agreement(pairs: list[tuple[float, float]]) -> float:
+    """Kendall's tau of values at two rungs, drawn to 1 by ``BELIEF``; ties tell nothing."""
+    early, late = np.array(pairs, dtype=float).reshape(-1, 2).T
+    signs = np.sign(early[:, None] - early) * np.sign(late[:, None] - late)
+    return float((signs.sum() / 2 + BELIEF) / (np.abs(signs).sum() / 2 + BELIEF))
 
 
 def _ordinal(number: int) -> str:

@@ -15,27 +15,27 @@ from raytuner.space import Config, Space
 
 __all__ = ["AutoOptions", "AutoSearch"]
 
-FEW = 300
-"""Trials up to which the Gaussian process sees all of them, and a proposal of its takes below half a second."""
-CROWD = 100
-"""Trials under way up to which the process can believe in each of them."""
+FEW = 2000
+"""Trials up to which the Gaussian process is the better guide, for all that it sees only some of them."""
+CROWD = 300
+"""Trials under way up to which it is, and up to which it can keep up with asking for as many again."""
 SHARE = 10
 """Beyond either, one of so many proposals is still the process's."""
 
 
 class AutoOptions(Options):
-    """Bayesian optimisation while trials are few and dear, mostly evolution when they are many."""
+    """Bayesian optimisation; beyond 2,000 trials, or 300 under way, mostly evolution."""
 
     type: Literal["auto"] = "auto"
     """The kind of search."""
 
 
 class AutoSearch(Search):
-    """``bayesian`` up to 300 trials and 100 under way; beyond, ``genetic``, but for every tenth proposal.
+    """``bayesian`` up to 2,000 trials and 300 under way; beyond, ``genetic``, but for every tenth proposal.
 
-    A Gaussian process makes most of each trial, but its cost grows with the cube of their number, and what it knows of
-    hundreds under way is guesswork. Evolution costs milliseconds, and profits from numbers. Both learn from all trials,
-    whoever proposed them. A finite space is searched until nothing of it is left.
+    A Gaussian process makes most of each trial, with one rung or several; a proposal of its takes about a tenth of a
+    second, however many trials there are. Evolution takes milliseconds, and profits from numbers. Both learn from all
+    trials, whoever proposed them. A finite space is searched until nothing of it is left.
     """
 
     Options = AutoOptions
@@ -48,11 +48,22 @@ class AutoSearch(Search):
         self._share()
 
     @staticmethod
-    def choice(trials: int | None) -> str:
-        """What it will do in so many trials, for people; None when they are not limited."""
-        if trials is not None and trials <= FEW:
-            return "bayesian, since trials are few enough for a Gaussian process to learn from each"
-        return f"bayesian for {FEW} trials, then mostly genetic, whose proposals stay cheap"
+    def choice(trials: int | None, slots: int, size: int | None, rungs: int) -> str:
+        """What it will do, for people.
+
+        trials: None when they are not limited. slots: trials at once. size: of the space, None when it is infinite.
+        rungs: the steps at which values are told, the last one included.
+        """
+        if size is not None and (trials is None or size <= trials):
+            return f"bayesian, until all of the {size} configurations were tried"
+        how = "bayesian, which learns most from each trial"
+        if rungs > 1:
+            how += f", with a model for each of {rungs} rungs"
+        if slots > CROWD:
+            return f"mostly genetic, since with {slots} trials at once proposals must be cheap"
+        if trials is None or trials > FEW:
+            return f"{how}; after {FEW} trials mostly genetic, since proposals must be cheap"
+        return how
 
     def warm_up(self) -> None:
         self._bayesian.warm_up()

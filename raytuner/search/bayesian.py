@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -19,8 +20,7 @@ from raytuner.components import Options
 from raytuner.errors import SpaceError
 from raytuner.search.base import Search, Trial
 from raytuner.search.encoding import Encoder
-from raytuner.search.fidelity import at_last_step
-from raytuner.search.gaussian import GaussianProcess
+from raytuner.search.fidelity import FidelityProcess, at_rungs
 from raytuner.search.random import SobolPoints
 from raytuner.space import Config, Space
 
@@ -28,13 +28,13 @@ __all__ = ["BayesianOptions", "BayesianSearch"]
 
 Array = NDArray[np.float64]
 MOST = 300
-"""Trials that the process is fitted to at most, which bounds the time of a proposal."""
+"""Trials that the process sees at most, which bounds the time of a proposal."""
 BELIEVED = 100
 """Trials under way that it believes in at most, the latest ones, for the same reason."""
 LEAST_DOUBT = 0.01
 """What is known to so small a part of the signal's deviation counts as known; the more are under way, the larger."""
-MOST_NOISE = 10.0
-"""The variance of a trial that tells next to nothing, in units of the signal's."""
+FITTED = 100
+"""Trials that its parameters are fitted to at most, for the same reason."""
 SCATTERED = 500
 """Places all over the space at which the improvement is first looked at."""
 CENTRES, NEAR, ROUNDS = 5, 80, 3
@@ -55,8 +55,9 @@ class BayesianSearch(Search):
     """Expected improvement under a Gaussian process over the unit cube.
 
     * Values are compressed (see ``_compressed``); a failed trial counts as the worst of the others.
-    * A trial that was stopped early, or is under way, is led to the last step by those that went further
-      (``raytuner.search.fidelity``), and trusted the less the wider they scattered on that way.
+    * What was seen at the rungs of a scheduler is led to the end by a process for each rung on top of the one before
+      (``raytuner.search.fidelity``). An improvement counts by the chance to get there: that the configuration comes to
+      what it takes to go on at every rung, judged by the trials that did.
     * At the configurations under way of which nothing is known, the process has seen just what it expects (the kriging
       believer of Ginsbourger, Le Riche and Carraro, 2010): they raise no hopes, and nobody looks there again.
     * The improvement is augmented (Huang, Allen, Notz and Zeng: Global Optimization of Stochastic Black-Box Systems via
@@ -64,7 +65,7 @@ class BayesianSearch(Search):
     * It is maximised over places all over the space, and by climbing from the best of them and of the trials, along one
       or a few dimensions, by steps of every size; an unordered choice takes another of its values.
 
-    Beyond 300 trials, the process is fitted to the best half of as many, and to others from good to bad.
+    Beyond 300 trials, the process sees the best half of as many, and others from good to bad.
     """
 
     Options = BayesianOptions
@@ -94,27 +95,33 @@ class BayesianSearch(Search):
         measured = {name: trial for name, trial in here.items() if trial.values and trial.status != "failed"}
         if len(measured) < self._startup:
             return self._points.first(self.is_new) or self._draw(rng)
-        failed = [name for name, trial in here.items() if trial.status == "failed"]
-        pending = [name for name, trial in here.items() if trial.status == "pending"][-BELIEVED:]
-        values, variances = at_last_step(list(measured.values()))
-        rows = self._placed([*measured, *failed])
+        failed = {name: trial for name, trial in here.items() if trial.status == "failed"}
+        values = at_rungs(list(measured.values()))
+        lost = np.full((len(failed), values.shape[1]), np.nan)
+        lost[:, 0] = np.inf
         # Every other proposal sees the scale of the first, scattered trials: it looks for what is good at all, the
         # others for what is better than the many good ones that are there by then.
-        scale = values[: self._startup] if number % 2 else values
-        y = _compressed(np.concatenate([values, np.full(len(failed), np.inf)]), float(np.median(scale)))
-        noise = np.concatenate([variances / max(float(values.var()), 1e-300), np.zeros(len(failed))])
-        chosen = _representative(y)
-        process = GaussianProcess(
-            rows[chosen], y[chosen], self._encoder.nominal, more_noise=np.minimum(noise[chosen], MOST_NOISE)
-        )
-        known = rows[chosen]
+        scale = self._startup if number % 2 else len(measured)
+        y = np.stack([_compressed(column, scale) for column in np.concatenate([values, lost]).T], axis=1)
+        known = {**measured, **failed}
+        rows = self._placed(known)
+        some = _representative(y)
+        process = FidelityProcess(rows[some], y[some], self._encoder.nominal, FITTED)
+        under_way = np.array([trial.status in ("running", "paused") for trial in known.values()])
+        pending = [name for name, trial in here.items() if trial.status == "pending"][-BELIEVED:]
+        believed, reached = rows[under_way], (~np.isnan(y)).sum(axis=1)[under_way]
         if pending:
-            process = process.with_points(self._placed(pending))
-            known = np.concatenate([known, self._placed(pending)])
-        expected = process.predict(known)[0]
-        ranked = known[np.argsort(expected, kind="stable")]
-        doubt = max(process.noise, LEAST_DOUBT * math.sqrt(1 + len(pending)) * process.spread)
-        return self._most_promising(process, ranked, float(expected.min()), doubt, rng)
+            believed = np.concatenate([self._placed(pending), believed])
+            reached = np.concatenate([np.zeros(len(pending), dtype=int), reached])
+        if len(believed):
+            process = process.with_points(believed, reached)
+        places = np.concatenate([rows[some], believed])
+        expected = process.predict(places)[0][-1]
+        ranked = places[np.argsort(expected, kind="stable")]
+        doubt = max(process.noise[-1], LEAST_DOUBT * math.sqrt(1 + len(believed)) * process.spread[-1])
+        undecided = np.array([trial.status == "running" for trial in known.values()])
+        target = _Target(float(expected.min()), float(doubt), _cutoffs(y, undecided))
+        return self._most_promising(process, ranked, target, rng)
 
     def _placed(self, names: Iterable[str]) -> Array:
         return np.array([self._rows[name] for name in names])
@@ -129,18 +136,18 @@ class BayesianSearch(Search):
         return self._rows[name]
 
     def _most_promising(
-        self, process: GaussianProcess, ranked: Array, best: float, doubt: float, rng: np.random.Generator
+        self, process: FidelityProcess, ranked: Array, target: _Target, rng: np.random.Generator
     ) -> Config | None:
         """The new, valid configuration of the largest expected improvement that a climb from many places finds."""
         centres = ranked[:CENTRES]
         scattered = self._encoder.settled(rng.random((SCATTERED, ranked.shape[1])))
         candidates = np.concatenate([scattered, *(self._near(centre, NEAR, rng) for centre in centres)])
-        gains = _expected_improvement(process, candidates, best, doubt)
+        gains = _expected_improvement(process, candidates, target)
         for _ in range(ROUNDS):
             top = candidates[np.argsort(-gains, kind="stable")[:CENTRES]]
             more = np.concatenate([self._near(centre, NEAR // 2, rng) for centre in top])
             candidates = np.concatenate([candidates, more])
-            gains = np.concatenate([gains, _expected_improvement(process, more, best, doubt)])
+            gains = np.concatenate([gains, _expected_improvement(process, more, target)])
         for row in candidates[np.argsort(-gains, kind="stable")]:
             config = self.space.from_unit(row)
             if self.space.satisfies(config) and self.is_new(config):
@@ -177,29 +184,62 @@ class BayesianSearch(Search):
 
 
 def _representative(y: Array) -> NDArray[np.intp]:
-    """All trials while they are few; then the best ones, and as many of the rest, evenly from good to bad."""
+    """All trials while they are few; then the best ones by what they reached, and as many of the rest, evenly."""
     if len(y) <= MOST:
         return np.arange(len(y))
-    order = np.argsort(y, kind="stable")
+    reached = (~np.isnan(y)).sum(axis=1)
+    last = y[np.arange(len(y)), reached - 1]
+    order = np.lexsort((last, -reached))
     best, rest = order[: MOST // 2], order[MOST // 2 :]
     return np.sort(np.concatenate([best, rest[np.linspace(0, len(rest) - 1, MOST // 2).astype(int)]]))
 
 
-def _compressed(values: Array, median: float) -> Array:
+def _compressed(values: Array, scale: int) -> Array:
     """What the process is fitted to: even near the best value, logarithmic beyond the median, so that a few terrible
-    trials do not drown the differences between good ones. An infinite value counts as the worst finite one.
+    trials do not drown the differences between good ones. An infinite value counts as the worst finite one, and the
+    median is that of the first so many finite ones.
     """
     finite = values[np.isfinite(values)]
-    best = finite.min()
-    unit = median - best or float(finite.max() - best) or 1.0
-    return np.asarray(np.log1p((np.minimum(values, finite.max()) - best) / unit))
+    best, worst = finite.min(), finite.max()
+    unit = float(np.median(finite[:scale])) - best or float(worst - best) or 1.0
+    return np.asarray(np.log1p((np.minimum(values, worst) - best) / unit))
 
 
-def _expected_improvement(process: GaussianProcess, rows: Array, best: float, doubt: float) -> Array:
+@dataclass(frozen=True)
+class _Target:
+    """What a configuration must come to."""
+
+    best: float
+    """The lowest expected value at the end so far, which it should be below."""
+    doubt: float
+    """The deviation to which values at the end count as known."""
+    cutoffs: Array
+    """(rungs - 1,): the value at each rung beyond which it would not go on."""
+
+
+def _cutoffs(y: Array, undecided: NDArray[np.bool_]) -> Array:
+    """(rungs - 1,): what trials must come to at each rung to go on, if those that went on are the best there."""
+    there = ~np.isnan(y)
+    cutoffs = np.full(y.shape[1] - 1, np.inf)
+    for rung in range(len(cutoffs)):
+        went_on = there[:, rung + 1]
+        settled = there[:, rung] & (went_on | ~undecided)
+        share = went_on.sum() / settled.sum()
+        if share < 1.0:
+            cutoffs[rung] = np.quantile(y[settled, rung], share)
+    return cutoffs
+
+
+def _expected_improvement(process: FidelityProcess, rows: Array, target: _Target) -> Array:
     """Augmented: of no use where a further look would tell little, since it was near enough already."""
     from scipy.special import ndtr
 
-    mean, deviation = process.predict(rows)
-    z = (best - mean) / deviation
+    means, deviations = process.predict(rows)
+    mean, deviation = means[-1], deviations[-1]
+    z = (target.best - mean) / deviation
     improvement = deviation * (np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi) + z * ndtr(z))
-    return np.asarray(improvement * (1.0 - doubt / np.hypot(deviation, doubt)))
+    improvement *= 1.0 - target.doubt / np.hypot(deviation, target.doubt)
+    if len(target.cutoffs):  # good ones are good at all rungs, so that the least chance is about the chance of all
+        spread = np.hypot(deviations[:-1], process.noise[:-1, None])
+        improvement *= ndtr((target.cutoffs[:, None] - means[:-1]) / spread).min(axis=0)
+    return np.asarray(improvement)

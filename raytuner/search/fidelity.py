@@ -1,56 +1,118 @@
-"""What trials of different lengths would have reached at the same step, from those that went further."""
+"""What trials of different lengths tell about the end: a Gaussian process a rung, each on top of the one before."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raytuner.search.base import Trial
+from raytuner.search.gaussian import GaussianProcess
 
-__all__ = ["at_last_step"]
+__all__ = ["FidelityProcess", "at_rungs"]
 
 Array = NDArray[np.float64]
-PAIRS = 3
-"""Trials that were seen at both of two steps before the way from one to the other is learnt from them."""
+ENOUGH = 3
+"""Trials that were seen at a rung before anything is learnt from it."""
+WEIGHT = 3.0
+"""Trials' worth of belief that a difference at one rung is the same difference at the next."""
 
 
-def at_last_step(trials: Sequence[Trial]) -> tuple[Array, Array]:
-    """For each trial, its value at the last step that any has reached, as expected, and that guess's variance.
+def at_rungs(trials: Sequence[Trial]) -> Array:
+    """(trials, rungs): each trial's value at the rungs that were seen often enough; nan beyond the last it reached.
 
-    A trial that ended before is led from step to step, each by the line through the trials that were seen at both. The
-    slope lies between 0 (the early value says nothing) and 1 (differences last): trials that went on were picked for a
-    good early value, and their regression to the mean must not be taken for a trend. A finished trial is where it is,
-    whatever its steps: it has no more to come.
+    A rung is a step at which trials were seen on their way; the last one stands for the end. A trial that came to its
+    own end has no more to come, whatever its steps, and has its last value at all later rungs.
     """
-    steps = sorted({step for trial in trials for step in trial.values})
-    values = np.array([trial.values[max(trial.values)] for trial in trials])
-    variances = np.zeros(len(trials))
-    last = np.array([steps[-1] if trial.status == "finished" else max(trial.values) for trial in trials])
-    for here, there in pairwise(steps):
-        waiting = last == here
-        if not waiting.any():
-            continue
-        slope, shift, variance = _line(_pairs(trials, here, there))
-        values[waiting] = shift + slope * values[waiting]
-        variances[waiting] = slope**2 * variances[waiting] + variance
-        last[waiting] = there
-    return values, variances
+    seen: Counter[int] = Counter()
+    for trial in trials:
+        last = max(trial.values)
+        seen.update(step for step in trial.values if step < last or trial.status != "finished")
+    steps = sorted(step for step, often in seen.items() if often >= ENOUGH)
+    finished = np.array([trial.status == "finished" for trial in trials])
+    values = np.full((len(trials), len(steps) + 1), np.nan)
+    for row, trial in enumerate(trials):
+        last = max(trial.values)
+        for column, step in enumerate(steps):
+            if step <= last or finished[row]:
+                earlier = [known for known in trial.values if known <= step]
+                values[row, column] = trial.values[max(earlier) if earlier else min(trial.values)]
+        if finished[row]:
+            values[row, -1] = trial.values[last]
+        elif not steps or last < steps[0]:
+            values[row, 0] = trial.values[last]
+    if finished.sum() < ENOUGH and steps:
+        values = values[:, :-1]
+    return values
 
 
-def _pairs(trials: Sequence[Trial], here: int, there: int) -> Array:
-    """(pairs, 2): the values of the trials that were seen at both steps."""
-    return np.array([(t.values[here], t.values[there]) for t in trials if here in t.values and there in t.values])
+class FidelityProcess:
+    """A recursive co-kriging: what a configuration comes to at the last rung, from what was seen at all of them.
+
+    The value at a rung is ``slope * value at the rung before + difference``, the differences being a Gaussian process
+    of their own, fitted to the trials that were seen at both (Kennedy and O'Hagan, 2000; Le Gratiet and Garnier, 2014).
+    Who went on was chosen by the value at the rung before, which the difference is conditioned on, so the choice does
+    not mislead; and where configurations start slowly and end well, those that went on say so for their neighbours.
+
+    x: (trials, dims) and y: (trials, rungs), nan beyond the last rung that a trial reached, which nobody skips.
+    """
+
+    def __init__(self, x: Array, y: Array, nominal: NDArray[np.bool_], fitted: int) -> None:
+        """fitted: to how many points, at most, the parameters of a process are fitted; its predictions use all."""
+        self._processes = [GaussianProcess(x, y[:, 0], nominal, fitted=fitted)]
+        self._slopes: list[float] = []
+        for here in range(1, y.shape[1]):
+            both = ~np.isnan(y[:, here])
+            early, late = y[both, here - 1], y[both, here]
+            slope = _slope(early, late)
+            self._slopes.append(slope)
+            self._processes.append(GaussianProcess(x[both], late - slope * early, nominal, fitted=fitted))
+
+    def with_points(self, x: Array, reached: NDArray[np.int_]) -> FidelityProcess:
+        """The same, after points at which all went as expected beyond the rungs that they have reached.
+
+        reached: (points,), how many rungs each has been seen at already.
+        """
+        more = object.__new__(FidelityProcess)
+        more._slopes = self._slopes
+        more._processes = [
+            process.with_points(x[reached <= rung]) if (reached <= rung).any() else process
+            for rung, process in enumerate(self._processes)
+        ]
+        return more
+
+    def predict(self, x: Array) -> tuple[Array, Array]:
+        """Mean and standard deviation at each rung, without noise, at (places, dims): (rungs, places) both."""
+        mean, deviation = self._processes[0].predict(x)
+        means, variances = [mean], [deviation**2]
+        for slope, process in zip(self._slopes, self._processes[1:], strict=True):
+            more, deviation = process.predict(x)
+            means.append(slope * means[-1] + more)
+            variances.append(slope**2 * variances[-1] + deviation**2)
+        return np.array(means), np.sqrt(variances)
+
+    @property
+    def noise(self) -> Array:
+        """(rungs,): the standard deviation of the noise."""
+        return self._combined([process.noise for process in self._processes])
+
+    @property
+    def spread(self) -> Array:
+        """(rungs,): the standard deviation of the signal."""
+        return self._combined([process.spread for process in self._processes])
+
+    def _combined(self, deviations: Sequence[float]) -> Array:
+        variances = [deviations[0] ** 2]
+        for slope, deviation in zip(self._slopes, deviations[1:], strict=True):
+            variances.append(slope**2 * variances[-1] + deviation**2)
+        return np.sqrt(variances)
 
 
-def _line(pairs: Array) -> tuple[float, float, float]:
-    """Slope, shift and residual variance of the second value on the first."""
-    if len(pairs) < PAIRS:
-        return 1.0, 0.0, 0.0
-    early, late = pairs.T
-    spread = float(early.var())
-    slope = float(np.clip(np.cov(early, late, bias=True)[0, 1] / spread, 0.0, 1.0)) if spread > 0 else 1.0
-    shift = float(np.median(late - slope * early))
-    return slope, shift, float(np.mean((late - shift - slope * early) ** 2))
+def _slope(early: Array, late: Array) -> float:
+    """Of the later value on the earlier: least squares, drawn to 1 by ``WEIGHT`` trials."""
+    off, later = early - early.mean(), late - late.mean()
+    belief = WEIGHT * float(early.var())
+    below = float(off @ off) + belief
+    return (float(off @ later) + belief) / below if below > 0 else 1.0

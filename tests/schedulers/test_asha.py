@@ -47,7 +47,9 @@ def test_needs_steps_to_save(max_steps: int | None) -> None:
         asha(max_steps=max_steps)
 
 
-@pytest.mark.parametrize("wrong", [{"grace_steps": 0}, {"reduction_factor": 1}, {"form": "halve"}, {"grace": 1}])
+@pytest.mark.parametrize(
+    "wrong", [{"grace_steps": 0}, {"reduction_factor": 1}, {"form": "halve"}, {"grace": 1}, {"min_agreement": 2}]
+)
 def test_options_are_checked(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         AshaOptions(**wrong)
@@ -120,6 +122,36 @@ def test_a_settled_rung_stays_settled() -> None:
 def test_a_report_must_be_comparable(step: int, value: float) -> None:
     with pytest.raises(SearchError, match="trial A"):
         asha().on_report("A", step, value)
+
+
+@pytest.mark.parametrize("form", ["stop", "promote"])
+def test_a_rung_whose_order_does_not_last_holds_nobody_back(form: Any) -> None:
+    trusting = AshaScheduler(AshaOptions(form=form, min_agreement=-1), max_steps=27, seed=0)
+    # Each is the best at rung 1, and the worst at rung 3: all six pairs are in the wrong order, (10 - 6) / (10 + 6).
+    reports = [("A", 0.9, 0.1), ("B", 0.8, 0.2), ("C", 0.7, 0.3), ("D", 0.6, 0.4)]
+    for scheduler in (doubting := asha(form), trusting):
+        train(scheduler, reports)
+    decision = doubting.on_report("E", 1, 0.95)
+    assert decision.action == "continue"
+    assert decision.reason == "rung 1: 5th of 5, all go on, since its order did not last (agreement 0.25)"
+    assert doubting.next_to_resume() != "E"
+    assert doubting.on_report("E", 3, 0.9).action != "continue"  # rung 3 has not shown anything to its discredit
+    assert trusting.on_report("E", 1, 0.95).action != "continue"
+
+
+def train(scheduler: AshaScheduler, reports: list[tuple[str, float, float]]) -> None:
+    """To rung 1 and rung 3, with these values."""
+    for trial, early, late in reports:
+        scheduler.on_report(trial, 1, early)
+        scheduler.on_report(trial, 3, late)
+
+
+def test_a_rung_that_told_right_after_all_is_trusted_again() -> None:
+    scheduler = asha()
+    train(scheduler, [("A", 0.9, 0.1), ("B", 0.8, 0.2), ("C", 0.7, 0.3), ("D", 0.6, 0.4)])
+    assert scheduler.on_report("E", 1, 99.0).action == "continue"
+    train(scheduler, [(f"{number}", 1.0 + number, 1.0 + number) for number in range(12)])
+    assert scheduler.on_report("F", 1, 99.0).action == "stop"
 
 
 def test_stop_never_resumes() -> None:
@@ -196,8 +228,13 @@ def test_stop_agrees_with_the_quantile(values: list[float], factor: int) -> None
         assert scheduler.on_report(f"{index}", 1, value).action == expected
 
 
-def play(scheduler: AshaScheduler, values: list[float], workers: int, seed: int, *, reload: bool) -> list[str]:
-    """Trains one trial per value with so many workers, in a random order of arrivals; promoted trials come first."""
+def play(
+    scheduler: AshaScheduler, values: list[float], workers: int, seed: int, *, reload: bool, lasts: bool = True
+) -> list[str]:
+    """Trains one trial per value with so many workers, in a random order of arrivals; promoted trials come first.
+
+    lasts: whether the order of trials is the same at all rungs.
+    """
     rng = np.random.default_rng(seed)
     steps = [*scheduler.decision_steps(), scheduler.max_steps]
     waiting = list(range(len(values)))
@@ -221,7 +258,8 @@ def play(scheduler: AshaScheduler, values: list[float], workers: int, seed: int,
             scheduler.on_end(str(trial), "finished")
             log.append(f"{trial} finished")
             continue
-        decision = scheduler.on_report(str(trial), steps[rung] or 0, values[trial])
+        value = values[trial] if lasts else values[(trial + 7 * rung) % len(values)]
+        decision = scheduler.on_report(str(trial), steps[rung] or 0, value)
         log.append(f"{trial} {decision.action}: {decision.reason}")
         at[trial] = rung + 1
         if decision.action == "continue":
@@ -249,12 +287,12 @@ def test_promote_finally_promotes_the_best_of_every_rung(
 
 
 @pytest.mark.parametrize("form", ["stop", "promote"])
-@given(values=VALUES, factor=st.integers(2, 4), workers=st.integers(1, 6), seed=st.integers(0, 99))
+@given(VALUES, st.integers(2, 4), st.integers(1, 6), st.integers(0, 99), st.booleans())
 def test_a_reloaded_scheduler_decides_alike(
-    form: str, values: list[float], factor: int, workers: int, seed: int
+    form: str, values: list[float], factor: int, workers: int, seed: int, lasts: bool
 ) -> None:
     logs = [
-        play(asha(form, factor=factor, max_steps=factor**3), values, workers, seed, reload=reload)
+        play(asha(form, factor=factor, max_steps=factor**3), values, workers, seed, reload=reload, lasts=lasts)
         for reload in (False, True)
     ]
     assert logs[0] == logs[1]

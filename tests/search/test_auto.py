@@ -26,31 +26,36 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
+def tell_many(search: AutoSearch, number: int) -> None:
+    for index in range(number):
+        config = {"x": index / number, "y": (index * 7 % number) / number}
+        value = abs(config["x"] - 0.7) + abs(config["y"] - 0.2)
+        search.tell(Observation(f"told{index}", config, step=1, value=value, status="finished"))
+
+
 def test_a_process_while_trials_are_few_then_mostly_evolution(asked: list[str]) -> None:
     search = AutoSearch(SPACE, seed=0, options=AutoOptions())
-    for number in range(400):
+    tell_many(search, 1950)
+    for number in range(150):
         config = search.ask(str(number))
         assert config is not None
         search.tell(Observation(str(number), config, step=1, value=config["x"], status="finished"))
-    assert set(asked[:300]) == {"BayesianSearch"}
-    assert asked[300:].count("BayesianSearch") == 10
+    assert set(asked[:50]) == {"BayesianSearch"}
+    assert asked[50:].count("BayesianSearch") == 10
 
 
 def test_a_crowd_under_way_is_met_by_evolution(asked: list[str]) -> None:
     search = AutoSearch(SPACE, seed=0, options=AutoOptions())
-    for number in range(200):
+    for number in range(400):
         assert search.ask(str(number)) is not None
-    assert set(asked[:100]) == {"BayesianSearch"}
-    assert asked[100:].count("BayesianSearch") == 10
+    assert set(asked[:300]) == {"BayesianSearch"}
+    assert asked[300:].count("BayesianSearch") == 10
 
 
 def test_both_learn_from_all_trials() -> None:
     """Evolution, when its turn comes, has parents that it did not propose; also after loading."""
     search = AutoSearch(SPACE, seed=0, options=AutoOptions())
-    for number in range(300):
-        config = {"x": number / 300, "y": (number * 7 % 300) / 300}
-        value = abs(config["x"] - 0.7) + abs(config["y"] - 0.2)
-        search.tell(Observation(f"told{number}", config, step=1, value=value, status="finished"))
+    tell_many(search, 2000)
     other = AutoSearch(SPACE, seed=0, options=AutoOptions())
     assert other.ask("lost") is not None  # forgotten by loading
     other.load_state_dict(search.state_dict())
@@ -63,6 +68,10 @@ def test_both_learn_from_all_trials() -> None:
 
 
 def test_it_says_what_it_will_do() -> None:
-    assert AutoSearch.choice(50).startswith("bayesian, since trials are few enough")
-    assert AutoSearch.choice(None) == AutoSearch.choice(5000)
-    assert "mostly genetic" in AutoSearch.choice(None)
+    few = AutoSearch.choice(50, slots=2, size=None, rungs=1)
+    assert few == "bayesian, which learns most from each trial"
+    assert "a model for each of 4 rungs" in AutoSearch.choice(50, slots=2, size=60, rungs=4)
+    assert "after 2000 trials mostly genetic" in AutoSearch.choice(None, slots=2, size=None, rungs=1)
+    assert "1000 trials at once" in AutoSearch.choice(5000, slots=1000, size=None, rungs=4)
+    assert "all of the 12 configurations" in AutoSearch.choice(None, slots=2, size=12, rungs=1)
+    assert "all of the 12 configurations" in AutoSearch.choice(12, slots=2, size=12, rungs=1)
