@@ -151,7 +151,7 @@ class Watched:
     def cpu_ms(self) -> dict[str, float]:
         """CPU milliseconds of a suggestion: the mean of all, and of the last ones before 25, 50, 100, ... asks."""
         asks = len(self.cpu)
-        marks = [mark for mark in (25, 50, 100, 200, 400, 800) if mark <= asks]
+        marks = [mark for mark in (25, 50, 100, 200, 400, 800, 1600, 3000) if mark <= asks]
         figures = {str(mark): 1000 * float(np.mean(self.cpu[mark - LAST_ASKS : mark])) for mark in marks}
         return {name: round(ms, 3) for name, ms in ({"all": 1000 * float(np.mean(self.cpu))} | figures).items()}
 

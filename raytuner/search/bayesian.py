@@ -27,6 +27,8 @@ from raytuner.space import Config, Space
 __all__ = ["BayesianOptions", "BayesianSearch"]
 
 Array = NDArray[np.float64]
+MOST_STARTUP = 4
+"""Times as many trials as are enough to start with, when early stopping leaves few beyond the first rung."""
 MOST = 300
 """Trials that the process sees at most, which bounds the time of a proposal."""
 BELIEVED = 100
@@ -48,7 +50,7 @@ class BayesianOptions(Options):
     """The kind of search."""
     startup: int | None = Field(None, ge=2, le=100_000)
     """Trials with a result before which configurations are spread evenly; by default one more than parameters, at most
-    10."""
+    10. With early stopping, so many beyond the first rung, or four times as many in all."""
 
 
 class BayesianSearch(Search):
@@ -93,10 +95,11 @@ class BayesianSearch(Search):
     def _propose(self, rng: np.random.Generator, number: int) -> Config | None:
         here = {name: trial for name, trial in self.trials.items() if self._row(name, trial) is not None}
         measured = {name: trial for name, trial in here.items() if trial.values and trial.status != "failed"}
-        if len(measured) < self._startup:
+        values = at_rungs(list(measured.values()))
+        beyond = int((~np.isnan(values[:, min(1, values.shape[1] - 1)])).sum())
+        if len(measured) < self._startup or (beyond < self._startup and len(measured) < MOST_STARTUP * self._startup):
             return self._points.first(self.is_new) or self._draw(rng)
         failed = {name: trial for name, trial in here.items() if trial.status == "failed"}
-        values = at_rungs(list(measured.values()))
         lost = np.full((len(failed), values.shape[1]), np.nan)
         lost[:, 0] = np.inf
         # Every other proposal sees the scale of the first, scattered trials: it looks for what is good at all, the

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raytuner.space import Choice, Config, Space
+from raytuner.space.axes import Continuous
 
 __all__ = ["Encoder"]
 
@@ -31,14 +32,15 @@ class Encoder:
         self._middles: list[Array | None] = []
         self._edges: list[Array | None] = []
         for parameter in parameters:
-            size = parameter.axis.size
-            if size is None or size > CELLS:
+            axis = parameter.axis
+            if isinstance(axis, Continuous) or axis.size is None or axis.size > CELLS:
                 self._middles.append(None)
                 self._edges.append(None)
                 continue
-            middles = np.array([parameter.axis.to_unit(value) for value in parameter.axis.grid(size)])
+            middles = np.array([axis.to_unit(value) for value in axis.grid(axis.size)])
             self._middles.append(middles)
-            self._edges.append((middles[1:] + middles[:-1]) / 2)
+            # A prior makes cells so uneven that they do not end half way between their middles.
+            self._edges.append((middles[1:] + middles[:-1]) / 2 if axis.warp is None else np.array(axis.edges()))
         parents = {parent for names in space.parents.values() for parent in names}
         self._parents = [index for index, name in enumerate(space.names) if name in parents]
         self._active: dict[bytes, NDArray[np.bool_]] = {}

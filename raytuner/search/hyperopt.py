@@ -8,7 +8,9 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -17,10 +19,18 @@ from pydantic import Field
 from raytuner.components import Options
 from raytuner.errors import SpaceError
 from raytuner.search.base import Search, Trial
-from raytuner.search.ranking import ranked
+from raytuner.search.ranking import ranked_by_rung
 from raytuner.space import Choice, Config, Space
+from raytuner.space.axes import Levels
 
 __all__ = ["HyperOptOptions", "HyperOptSearch"]
+
+OTHERS = 200
+"""Trials that are not good, and trials under way, of which hyperopt is shown so many of each at most: it takes time in
+proportion to them."""
+Place = dict[str, list[float]]
+"""A value a parameter, none where it is inactive: a category's number, or a place in (0, 1)."""
+UNDER_WAY = ("pending", "running", "paused")
 
 
 class HyperOptOptions(Options):
@@ -44,15 +54,17 @@ class HyperOptSearch(Search):
 
     Who counts as better (hyperopt uses the order of the losses only, so it is given ranks):
 
-    1. Trials that reached the *shared step*, by their value there. It is the highest step told that ``startup`` trials
-       (or as many as count as good, if these are more) have reached, so that a value after 27 steps is never compared
-       with one after 3. A finished trial has reached every step, with its last value.
-    2. Trials that have not reached it, since they were stopped before or are too young to tell.
+    1. Trials that came to their own end, by their last value.
+    2. The others with a value: those that a scheduler let go further first, and by their last value where they went
+       equally far, so that values of different steps are never compared. BOHB (Falkner, Klein and Hutter 2018) models
+       the highest budget with enough trials; here lower rungs fill up while few have come far.
     3. Failed trials: they lost, but are not forgotten, else the region in which trials fail would look unexplored and
-       attract all others.
+       attract all others. Unlike other old trials, they keep their weight.
     4. Trials under way, of which nothing is known: others keep away from them.
 
-    At most as many trials count as good as are in the first group; without any, configurations are drawn at random.
+    Only trials with a value count as good; without any, configurations are drawn at random.
+    hyperopt is shown all the good ones. Of many others it is shown the newest, which are close to the good ones and
+    have the most weight with it, and as many older ones, taken evenly from the best to the worst.
     A trial told from outside the space teaches nothing.
     """
 
@@ -62,7 +74,7 @@ class HyperOptSearch(Search):
         super().__init__(space, **arguments)
         assert isinstance(self.options, HyperOptOptions)
         self.tpe = self.options
-        self._places: dict[str, dict[str, float] | None] = {}
+        self._places: dict[str, Place | None] = {}
 
     def warm_up(self) -> None:
         importlib.import_module("hyperopt.tpe")
@@ -72,12 +84,13 @@ class HyperOptSearch(Search):
         self._places.clear()
 
     def _propose(self, rng: np.random.Generator, number: int) -> Config | None:
-        order, comparable = self._ranking()
-        if len(order) < self.tpe.startup or not comparable:
+        order, measured = self._ranking()
+        if len(order) < self.tpe.startup or not measured:
             return self._draw(rng)
+        documents, gamma = self._documents(order, measured)
         candidates = self.tpe.candidates
         while candidates:
-            config = self._suggest(order, comparable, candidates, int(rng.integers(2**31)))
+            config = self._suggest(documents, gamma, candidates, int(rng.integers(2**31)))
             if self.space.satisfies(config) and self.is_new(config):
                 return config
             candidates //= 2  # less greedy: with one candidate, it is a draw from the model of good configurations
@@ -88,22 +101,32 @@ class HyperOptSearch(Search):
         return min(math.ceil(self.tpe.gamma * math.sqrt(trials)), 25)
 
     def _ranking(self) -> tuple[list[str], int]:
-        """The trials with a result from best to worst, and how many of them are in the first group."""
+        """The trials with a result from best to worst, and how many of them have a value."""
         here = {name: trial for name, trial in self.trials.items() if self._place(name, trial) is not None}
-        return ranked(here, max(self.tpe.startup, self._good(len(self.trials))))
+        return ranked_by_rung(here)
 
-    def _suggest(self, order: list[str], comparable: int, candidates: int, seed: int) -> Config:
+    def _documents(self, order: list[str], measured: int) -> tuple[list[dict[str, Any]], float]:
+        """What hyperopt is shown, oldest first, failures last, and the gamma at which the good ones are good to it."""
+        rank = {name: index for index, name in enumerate(order)}
+        under_way = [
+            name
+            for name, trial in self.trials.items()
+            if trial.status in UNDER_WAY and name not in rank and self._place(name, trial) is not None
+        ]
+        good = min(self._good(len(order) + len(under_way)), measured)
+        others = set(order[good:])
+        newest = set([name for name in self.trials if name in others][-OTHERS // 2 :])
+        older = [name for name in order[good:] if name not in newest]
+        shown = {*order[:good], *newest, *_evenly(older, OTHERS // 2), *_evenly(under_way, OTHERS)}
+        record = [name for name in self.trials if name in shown]
+        # hyperopt gives the newest 25 of the bad ones full weight, and forgets older ones: it must not forget failures.
+        record.sort(key=lambda name: self.trials[name].status == "failed")
+        documents = [_document(tid, self._places[name], rank.get(name)) for tid, name in enumerate(record)]
+        return documents, (good - 0.5) / math.sqrt(len(documents))
+
+    def _suggest(self, documents: list[dict[str, Any]], gamma: float, candidates: int, seed: int) -> Config:
         from hyperopt import tpe
 
-        rank = {name: index for index, name in enumerate(order)}
-        documents = []
-        for index, (name, trial) in enumerate(self.trials.items()):
-            place = self._place(name, trial)
-            if place is not None and (name in rank or trial.status in ("pending", "running", "paused")):
-                documents.append(_document(index, place, rank.get(name), self._domain.params))
-        gamma = self.tpe.gamma
-        if self._good(len(documents)) > comparable:
-            gamma = (comparable - 0.5) / math.sqrt(len(documents))
         (answer,) = tpe.suggest(
             [len(self.trials)],
             self._domain,
@@ -116,17 +139,23 @@ class HyperOptSearch(Search):
         )
         unit = []
         for name in self.space.names:
-            values, levels = answer["misc"]["vals"].get(name), self._categories[name]
-            unit.append(0.5 if not values else (values[0] + 0.5) / levels if levels else float(values[0]))
+            values, axis = answer["misc"]["vals"].get(name), self._categories.get(name)
+            unit.append(0.5 if not values else axis.to_unit(axis.value(values[0])) if axis else float(values[0]))
         return self.space.from_unit(unit)
 
     @cached_property
-    def _categories(self) -> dict[str, int]:
-        """The number of categories of each parameter; 0 for one that has an order, and hence a place in (0, 1)."""
+    def _categories(self) -> dict[str, Levels]:
+        """The parameters without an order; each of the others has a place in (0, 1)."""
         return {
-            name: len(parameter.values) if isinstance(parameter, Choice) and not parameter.ordered else 0
+            name: parameter.axis
             for name, parameter in self.space.parameters.items()
+            if isinstance(parameter, Choice) and not parameter.ordered
         }
+
+    @cached_property
+    def _labels(self) -> set[str]:
+        """The parameters that hyperopt is told of: it has nothing to say about a choice of one value."""
+        return {name for name in self.space.names if name not in self._categories or self._categories[name].size != 1}
 
     @cached_property
     def _domain(self) -> Any:
@@ -135,25 +164,38 @@ class HyperOptSearch(Search):
         from hyperopt.base import Domain
 
         labels = {}
-        for name, levels in self._categories.items():
-            if levels != 1:  # hyperopt has nothing to say about a constant
-                labels[name] = hp.randint(name, levels) if levels else hp.uniform(name, 0.0, 1.0)
+        for name in self.space.parameters:
+            axis = self._categories.get(name)
+            if name not in self._labels:
+                continue
+            if axis is None:
+                labels[name] = hp.uniform(name, 0.0, 1.0)
+            elif axis.warp is not None:
+                labels[name] = hp.pchoice(name, [(end - start, 0) for start, end in pairwise([0, *axis.edges(), 1])])
+            else:
+                labels[name] = hp.randint(name, axis.size)
         return Domain(None, labels)
 
-    def _place(self, trial_id: str, trial: Trial) -> dict[str, float] | None:
-        """A trial's values in hyperopt's picture, active parameters only; None when it lies outside of the space."""
+    def _place(self, trial_id: str, trial: Trial) -> Place | None:
+        """Where hyperopt sees a trial; None when it lies outside of the space."""
         if trial_id not in self._places:
-            try:
+            place: Place | None = None
+            with suppress(SpaceError):  # somebody else's trial, of another space
                 unit = self.space.to_unit(trial.config).tolist()
-            except SpaceError:  # somebody else's trial, of another space
-                self._places[trial_id] = None
-                return None
-            self._places[trial_id] = {
-                name: int(u * self._categories[name]) if self._categories[name] else u
-                for name, u in zip(self.space.names, unit, strict=True)
-                if not math.isnan(u)
-            }
+                place = {
+                    name: [] if math.isnan(u) else [self._categories[name].cell(u) if name in self._categories else u]
+                    for name, u in zip(self.space.names, unit, strict=True)
+                    if name in self._labels
+                }
+            self._places[trial_id] = place
         return self._places[trial_id]
+
+
+def _evenly(names: list[str], most: int) -> list[str]:
+    """At most so many of them, evenly from the first to the last."""
+    if len(names) <= most:
+        return names
+    return [names[index] for index in np.linspace(0, len(names) - 1, most).round().astype(int)]
 
 
 class _Known:
@@ -169,7 +211,7 @@ class _Known:
         return [{"misc": misc} for misc in miscs]
 
 
-def _document(tid: int, place: dict[str, float], rank: int | None, labels: Any) -> dict[str, Any]:
-    values = {name: [place[name]] if name in place else [] for name in labels}
-    ids = {name: [tid] if name in place else [] for name in labels}
-    return {"tid": tid, "misc": {"tid": tid, "idxs": ids, "vals": values}, "result": {"loss": rank}}
+def _document(tid: int, place: Place | None, rank: int | None) -> dict[str, Any]:
+    assert place is not None
+    ids = {name: [tid] * len(value) for name, value in place.items()}
+    return {"tid": tid, "misc": {"tid": tid, "idxs": ids, "vals": place}, "result": {"loss": rank}}

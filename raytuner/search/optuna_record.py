@@ -35,7 +35,8 @@ class Coordinate:
     """A parameter in Optuna's terms: a number, or the place of a value among the values.
 
     Values on steps are numbers of steps; in the logarithm, where Optuna has no steps, they are what they are, and the
-    nearest value to a suggestion is taken.
+    nearest value to a suggestion is taken. Optuna has no priors: with one, any value is its place in [0, 1], even that
+    of a choice without an order.
     """
 
     def __init__(self, parameter: Float | Int | Choice) -> None:
@@ -43,7 +44,10 @@ class Coordinate:
         self._log = not isinstance(parameter, Choice) and parameter.log
         self.distribution: BaseDistribution
         size = self._axis.size
-        if isinstance(parameter, Choice) and not parameter.ordered:
+        self._by_place = parameter.prior is not None and size != 1
+        if self._by_place:
+            self.distribution = FloatDistribution(0.0, 1.0)
+        elif isinstance(parameter, Choice) and not parameter.ordered:
             self.distribution = CategoricalDistribution(range(len(parameter.values)))
         elif isinstance(parameter, Choice) or (size is not None and not self._log):
             assert size is not None
@@ -58,6 +62,8 @@ class Coordinate:
 
     def number(self, value: Any) -> int | float:
         """A value as Optuna is told of it."""
+        if self._by_place:
+            return float(self._axis.to_unit(value))
         if isinstance(self.distribution, FloatDistribution):
             return float(value)
         return int(self._axis.index(value))
@@ -71,6 +77,8 @@ class Coordinate:
             return self._axis.value(trial.suggest_int(name, kind.low, kind.high))
         assert isinstance(kind, FloatDistribution)
         value = trial.suggest_float(name, kind.low, kind.high, log=kind.log)
+        if self._by_place:
+            return self._axis.from_unit(value)
         return self._axis.value(self._axis.index(value)) if self._axis.size is not None else value
 
 

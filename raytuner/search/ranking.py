@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from raytuner.search.base import Trial
 
-__all__ = ["ranked"]
+__all__ = ["ranked", "ranked_by_rung"]
 
 
 def ranked(trials: Mapping[str, Trial], enough: int) -> tuple[list[str], int]:
@@ -21,8 +21,7 @@ def ranked(trials: Mapping[str, Trial], enough: int) -> tuple[list[str], int]:
 
     Trials without a result (pending ones above all) are left out; equals stay in the order of the record.
     """
-    measured = {name: trial for name, trial in trials.items() if trial.values and trial.status != "failed"}
-    failed = [name for name, trial in trials.items() if trial.status == "failed"]
+    measured, failed = _measured(trials)
     if not measured:
         return failed, 0
     reach = sorted((_reach(trial) for trial in measured.values()), reverse=True)
@@ -35,6 +34,31 @@ def ranked(trials: Mapping[str, Trial], enough: int) -> tuple[list[str], int]:
     return [*first, *rest, *failed], len(first)
 
 
+def ranked_by_rung(trials: Mapping[str, Trial]) -> tuple[list[str], int]:
+    """The ids of the trials with a result, from best to worst, and how many of them have a value.
+
+    1. Trials that have come to their own end, by their last value.
+    2. The others: those that went further first, and by their last value where they went equally far. Who went on was
+       chosen by a scheduler, and values of different steps are never compared.
+    3. Failed trials.
+
+    Trials without a result (pending ones above all) are left out; equals stay in the order of the record.
+    """
+    measured, failed = _measured(trials)
+    order = sorted(measured, key=lambda name: (-_reach(measured[name]), _last_value(measured[name])))
+    return [*order, *failed], len(order)
+
+
+def _measured(trials: Mapping[str, Trial]) -> tuple[dict[str, Trial], list[str]]:
+    """The trials with a value, and the ids of those that failed."""
+    measured = {name: trial for name, trial in trials.items() if trial.values and trial.status != "failed"}
+    return measured, [name for name, trial in trials.items() if trial.status == "failed"]
+
+
+def _last_value(trial: Trial) -> float:
+    return trial.values[max(trial.values)]
+
+
 def _reach(trial: Trial) -> float:
     """The last step that a trial can be compared at."""
     return math.inf if trial.status == "finished" else max(trial.values)
@@ -42,5 +66,7 @@ def _reach(trial: Trial) -> float:
 
 def _value_at(trial: Trial, step: int) -> float:
     """The value at the last step told up to this one; the earliest when all came later."""
+    if step in trial.values:
+        return trial.values[step]
     earlier = [known for known in trial.values if known <= step]
     return trial.values[max(earlier) if earlier else min(trial.values)]

@@ -101,17 +101,13 @@ def _same(one: float, other: float) -> bool:
 
 
 def _other_level(axis: Levels, u: float, rng: np.random.Generator) -> float:
-    count = len(axis.values)
-    here = min(int(u * count), count - 1)
-    other = int(rng.integers(count - 1))
-    return axis.to_unit(axis.value(other + (other >= here)))
+    other = int(rng.integers(len(axis.values) - 1))
+    return axis.to_unit(axis.value(other + (other >= axis.cell(u))))
 
 
 def _on_lattice(axis: Lattice | Levels, u: float, moved: float) -> float:
     """The place of the value at ``moved``; of the neighbour on that side when this is the value at ``u``."""
-    here, there = axis.index(axis.from_unit(u)), axis.index(axis.from_unit(moved))
-    assert here is not None
-    assert there is not None
+    here, there = axis.cell(u), axis.cell(moved)
     assert axis.size is not None
     if here == there:
         up = (moved > u or here == 0) and here < axis.size - 1

@@ -1,18 +1,20 @@
 """The mathematics of one parameter: its values on [0, 1], how many there are, and a grid over them.
 
 An axis cuts [0, 1] into one cell per value, as wide as the value is likely, so that a uniform draw in [0, 1] is a draw
-from the parameter's prior, and the middle of a value's cell stands for the value.
+from the parameter's prior, and the middle of a value's cell stands for the value. A belief in one of the values (see
+``raytuner.space.priors``) is a warp of the axis.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Protocol
 
 from raytuner.space.keys import canonical
+from raytuner.space.priors import PIECES, Confidence, Warp
 
 __all__ = ["Axis", "Continuous", "Lattice", "Levels"]
 
@@ -44,6 +46,11 @@ class Continuous:
     low: float
     high: float
     log: bool
+    warp: Warp | None = None
+
+    def favouring(self, value: float, confidence: Confidence) -> Continuous:
+        """The same axis with a belief in a value."""
+        return replace(self, warp=Warp.normal(self.to_unit(value), confidence))
 
     @property
     def size(self) -> int | None:
@@ -54,12 +61,13 @@ class Continuous:
             u = (math.log(value) - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
         else:
             u = (value - self.low) / (self.high - self.low)
-        return _clip(u)
+        return _forward(self.warp, _clip(u))
 
     def from_unit(self, u: float) -> float:
         u = _clip(u)
         if u in (0.0, 1.0):  # the bounds themselves, whatever rounding does to exp and log
             return self.high if u else self.low
+        u = _backward(self.warp, u)
         if self.log:
             value = math.exp(math.log(self.low) + u * (math.log(self.high) - math.log(self.low)))
         else:
@@ -89,6 +97,7 @@ class Lattice:
     count: int
     log: bool
     whole: bool
+    warp: Warp | None = None
 
     @classmethod
     def of(cls, low: float, high: float, step: float, *, log: bool) -> Lattice:
@@ -98,6 +107,12 @@ class Lattice:
         # A bound that misses the lattice by rounding (0.1 * 3) still counts as reached.
         count = int((Decimal(repr(high)) - first) / width + Decimal("1e-9")) + 1
         return cls(first, width, count, log, whole)
+
+    def favouring(self, value: float, confidence: Confidence) -> Lattice:
+        """The same axis with a belief in a value."""
+        # Where cells are even, with a piece for each of them, a value stays in the middle of its cell.
+        pieces = PIECES if self.log else min(self.count, PIECES)
+        return replace(self, warp=Warp.normal(self.to_unit(value), confidence, pieces))
 
     @property
     def size(self) -> int | None:
@@ -119,22 +134,35 @@ class Lattice:
             index = round((value - float(self.low)) / float(self.step))
         return min(max(index, 0), self.count - 1)
 
-    def _edges(self) -> tuple[float, float]:
+    def _ends(self) -> tuple[float, float]:
         low, half = float(self.low), float(self.step) / 2
         return 2 * math.log(low) - math.log(low + half), math.log(float(self.last) + half)
 
     def to_unit(self, value: Any) -> float:
         if not self.log:
-            return (self.index(value) + 0.5) / self.count
-        start, end = self._edges()
-        return _clip((math.log(float(self.value(self.index(value)))) - start) / (end - start))
+            return _forward(self.warp, (self.index(value) + 0.5) / self.count)
+        start, end = self._ends()
+        u = _clip((math.log(float(self.value(self.index(value)))) - start) / (end - start))
+        return _forward(self.warp, u)
+
+    def cell(self, u: float) -> int:
+        """The place in the lattice of the value whose cell holds u, counted from 0; u is clipped to [0, 1]."""
+        u = _backward(self.warp, _clip(u))
+        if not self.log:
+            return min(int(u * self.count), self.count - 1)
+        start, end = self._ends()
+        return self.index(math.exp(start + u * (end - start)))
+
+    def edges(self) -> list[float]:
+        """Where one cell ends and the next begins: ascending, one fewer than values."""
+        if not self.log:
+            return _even_edges(self.warp, self.count)
+        start, end = self._ends()
+        tops = (math.log(float(self.value(index)) + float(self.step) / 2) for index in range(self.count - 1))
+        return [_forward(self.warp, _clip((top - start) / (end - start))) for top in tops]
 
     def from_unit(self, u: float) -> Any:
-        u = _clip(u)
-        if not self.log:
-            return self.value(min(int(u * self.count), self.count - 1))
-        start, end = self._edges()
-        return self.value(self.index(math.exp(start + u * (end - start))))
+        return self.value(self.cell(u))
 
     def grid(self, points: int) -> Iterator[Any]:
         return (self.value(index) for index in range(self.count))
@@ -144,11 +172,18 @@ class Lattice:
 
 
 class Levels:
-    """Any values, in the order given, all equally likely."""
+    """Any values, in the order given, all equally likely but for the warp."""
 
-    def __init__(self, values: Sequence[Any]) -> None:
+    def __init__(self, values: Sequence[Any], warp: Warp | None = None) -> None:
         self.values = tuple(values)
+        self.warp = warp
         self._places = {level_key(value): index for index, value in enumerate(self.values)}
+
+    def favouring(self, value: Any, confidence: Confidence, *, ordered: bool) -> Levels:
+        """The same axis with a belief in a value, and also in its neighbours if there is an order."""
+        u, count = self.to_unit(value), len(self.values)
+        warp = Warp.normal(u, confidence, count) if ordered else Warp.favouring(self.cell(u), confidence, count)
+        return Levels(self.values, warp)
 
     @property
     def size(self) -> int | None:
@@ -162,10 +197,18 @@ class Levels:
         index = self.index(value)
         if index is None:
             raise ValueError(f"{value!r} is not one of {list(self.values)}")
-        return (index + 0.5) / len(self.values)
+        return _forward(self.warp, (index + 0.5) / len(self.values))
+
+    def cell(self, u: float) -> int:
+        """The place of the value whose cell holds u, counted from 0; u is clipped to [0, 1]."""
+        return min(int(_backward(self.warp, _clip(u)) * len(self.values)), len(self.values) - 1)
+
+    def edges(self) -> list[float]:
+        """Where one cell ends and the next begins: ascending, one fewer than values."""
+        return _even_edges(self.warp, len(self.values))
 
     def from_unit(self, u: float) -> Any:
-        return self.value(min(int(_clip(u) * len(self.values)), len(self.values) - 1))
+        return self.value(self.cell(u))
 
     def value(self, index: int) -> Any:
         """The value at a place; a list is copied, so that nobody can change the space through a configuration."""
@@ -189,3 +232,15 @@ def _clip(u: float) -> float:
     if math.isnan(u):
         raise ValueError("a place in [0, 1] must be a number, got nan")
     return min(max(u, 0.0), 1.0)
+
+
+def _forward(warp: Warp | None, u: float) -> float:
+    return u if warp is None else warp.forward(u)
+
+
+def _backward(warp: Warp | None, u: float) -> float:
+    return u if warp is None else warp.backward(u)
+
+
+def _even_edges(warp: Warp | None, count: int) -> list[float]:
+    return [_forward(warp, index / count) for index in range(1, count)]

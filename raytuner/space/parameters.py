@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from raytuner.errors import Problem
 from raytuner.space.axes import Axis, Continuous, Lattice, Levels, level_key
+from raytuner.space.priors import Confidence
 
-__all__ = ["Choice", "Condition", "Float", "Int", "Parameter", "Scalar", "Value", "broken_rule"]
+__all__ = [
+    "Choice",
+    "ChoicePrior",
+    "Condition",
+    "Float",
+    "FloatPrior",
+    "Int",
+    "IntPrior",
+    "Parameter",
+    "Scalar",
+    "Value",
+    "broken_rule",
+]
 
 LARGEST = 2**53
 """Whole numbers beyond this have no exact float, and hence no exact place in [0, 1]."""
@@ -35,6 +49,48 @@ def broken_rule(rule: str, got: str = "", remedy: str = "") -> PydanticCustomErr
 def _type_is_required(schema: dict[str, Any]) -> None:
     # In Python the class says it; in a file nothing else does.
     schema["required"] = ["type", *(name for name in schema.get("required", []) if name != "type")]
+
+
+class _Prior(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    confidence: Confidence = "medium"
+    """How sure that is: the more, the more of the search is near the value."""
+
+
+class FloatPrior(_Prior):
+    """A value that the best one is believed to be near, and how surely."""
+
+    value: Finite
+    """The value."""
+
+
+class IntPrior(_Prior):
+    """A value that the best one is believed to be near, and how surely."""
+
+    value: Whole
+    """The value."""
+
+
+class ChoicePrior(_Prior):
+    """A value that is believed to be the best one, and how surely."""
+
+    value: Value
+    """The value."""
+
+
+def _expand_value(prior: Any) -> Any:
+    """``3`` is short for ``{value: 3}``; ``null`` is no prior."""
+    return prior if prior is None or isinstance(prior, Mapping | _Prior) else {"value": prior}
+
+
+FloatBelief = Annotated[
+    FloatPrior | None, BeforeValidator(_expand_value, json_schema_input_type=Finite | FloatPrior | None)
+]
+IntBelief = Annotated[IntPrior | None, BeforeValidator(_expand_value, json_schema_input_type=Whole | IntPrior | None)]
+ChoiceBelief = Annotated[
+    ChoicePrior | None, BeforeValidator(_expand_value, json_schema_input_type=Value | ChoicePrior | None)
+]
 
 
 class _Parameter(BaseModel):
@@ -60,6 +116,14 @@ class _Parameter(BaseModel):
     def problem(self, value: Any, where: str = "") -> Problem | None:
         """What is wrong with a value of this parameter; None when nothing is."""
         raise NotImplementedError
+
+    def _check_prior(self, prior: FloatPrior | IntPrior | ChoicePrior | None) -> None:
+        if prior is None:
+            return
+        # The axis has a place for the prior only if this value is a good one.
+        problem = self.model_copy(update={"prior": None}).problem(prior.value)
+        if problem is not None:
+            raise broken_rule(f"prior {problem.rule}", problem.got, problem.remedy)
 
 
 class _Number(_Parameter):
@@ -99,17 +163,21 @@ class Float(_Number):
     """Whether to search evenly in the logarithm; needs ``low`` above 0."""
     step: Finite | None = Field(None, gt=0)
     """Values are ``low``, ``low + step``, ... up to ``high``; any number between, if left out."""
+    prior: FloatBelief = None
+    """A value that the best one is believed to be near: ``3e-4``, or ``{value: 3e-4, confidence: high}``."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Float:
         self._check_bounds(self.low, self.high, self.step, self.log)
+        self._check_prior(self.prior)
         return self
 
     @cached_property
     def axis(self) -> Continuous | Lattice:
-        if self.step is None:
-            return Continuous(self.low, self.high, self.log)
-        return Lattice.of(self.low, self.high, self.step, log=self.log)
+        axis: Continuous | Lattice = Continuous(self.low, self.high, self.log)
+        if self.step is not None:
+            axis = Lattice.of(self.low, self.high, self.step, log=self.log)
+        return axis if self.prior is None else axis.favouring(self.prior.value, self.prior.confidence)
 
     def problem(self, value: Any, where: str = "") -> Problem | None:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -130,15 +198,19 @@ class Int(_Number):
     """Whether to search evenly in the logarithm; needs ``low`` above 0."""
     step: Whole | None = Field(None, gt=0)
     """Values are ``low``, ``low + step``, ... up to ``high``; every whole number, if left out."""
+    prior: IntBelief = None
+    """A value that the best one is believed to be near: ``4``, or ``{value: 4, confidence: high}``."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Int:
         self._check_bounds(self.low, self.high, self.step, self.log)
+        self._check_prior(self.prior)
         return self
 
     @cached_property
     def axis(self) -> Lattice:
-        return Lattice.of(self.low, self.high, self.step or 1, log=self.log)
+        axis = Lattice.of(self.low, self.high, self.step or 1, log=self.log)
+        return axis if self.prior is None else axis.favouring(self.prior.value, self.prior.confidence)
 
     def problem(self, value: Any, where: str = "") -> Problem | None:
         if isinstance(value, bool) or not isinstance(value, int):
@@ -155,6 +227,8 @@ class Choice(_Parameter):
     """The values: texts, numbers, true, false, null, or lists of these. A configuration holds the value itself."""
     ordered: bool = Field(False, strict=True)
     """Whether the values stand in an order in which neighbours behave alike, as in ``[32, 64, 128]``."""
+    prior: ChoiceBelief = None
+    """The value that is believed to be the best: ``adam``, or ``{value: adam, confidence: high}``."""
 
     @field_validator("values", mode="before")
     @classmethod
@@ -175,9 +249,17 @@ class Choice(_Parameter):
             seen.add(key)
         return values
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Choice:
+        self._check_prior(self.prior)
+        return self
+
     @cached_property
     def axis(self) -> Levels:
-        return Levels(self.values)
+        axis = Levels(self.values)
+        if self.prior is None:
+            return axis
+        return axis.favouring(self.prior.value, self.prior.confidence, ordered=self.ordered)
 
     def problem(self, value: Any, where: str = "") -> Problem | None:
         if _is_value(value) and self.axis.index(value) is not None:

@@ -273,7 +273,7 @@ class TestTelling:
             "train       objectives:plain (a plain Ray Tune function)",
             "objective   min loss, the best of a trial's steps, at most 27 steps a trial",
             "space       2 parameters, continuous",
-            "scheduler   asha (form stop, grace_steps 1, reduction_factor 3)",
+            "scheduler   asha (form stop, grace_steps 1, reduction_factor 3, min_agreement 0.5)",
             "rungs       step 1: 9 trials; step 3:",
             "budget      9 trials or 30m, whichever comes first",
             "steps       at most 243, about ",

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from statistics import median
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from raytuner.search import HyperOptOptions, HyperOptSearch, Observation, RandomOptions, Search, build_search
+from raytuner.search.hyperopt import OTHERS
 from raytuner.space import Choice, Config, Float, Int, Space, config_key
 
 TREE = Space(
@@ -117,7 +118,7 @@ def test_another_process_proposes_the_same() -> None:
     keys = [config_key(trial.config) for trial in search.trials.values()]
     folder = os.path.dirname(__file__)
     code = (
-        "import test_tpe as t; s = t.tpe(t.TREE, seed=5); t.drive(s, 16, t.tree)\n"
+        "import test_hyperopt as t; s = t.tpe(t.TREE, seed=5); t.drive(s, 16, t.tree)\n"
         "print(*(t.config_key(trial.config) for trial in s.trials.values()))"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "12345"}
@@ -138,24 +139,6 @@ def told(search: Search, trial_id: str, values: dict[int, float], status: Any, x
     last = max(values, default=0)
     value = values.get(last) if status != "failed" else None
     search.tell(Observation(trial_id, config, last, value, status))
-
-
-def test_values_are_compared_at_a_step_that_many_share() -> None:
-    search = tpe(Space({"x": Float(low=0, high=1)}), startup=3)
-    told(search, "A", {1: 0.9, 3: 0.8, 9: 0.1}, "finished")
-    told(search, "B", {1: 0.8, 3: 0.5}, "stopped")
-    # Only two so far: the step that both have reached is 3.
-    assert ranked(search) == (["B", "A"], 2)
-    told(search, "C", {1: 0.7, 3: 0.6}, "running")
-    told(search, "D", {1: 0.2}, "running")
-    told(search, "E", {1: 0.95}, "stopped")
-    told(search, "F", {1: 0.01, 3: 0.01}, "failed")
-    # A, B, C share step 3. D is too young to tell, E was stopped before, F is last, whatever it reported.
-    assert ranked(search) == (["B", "C", "A", "D", "E", "F"], 3)
-    told(search, "G", {1: 0.5, 3: 0.4, 9: 0.3}, "finished")
-    told(search, "H", {1: 0.5, 3: 0.4, 9: 0.2}, "running")
-    # Now A, G, H share step 9, and B's better value at 3 no longer counts against them.
-    assert ranked(search) == (["A", "H", "G", "B", "C", "D", "E", "F"], 3)
 
 
 def test_a_finished_trial_has_reached_every_step() -> None:
@@ -226,15 +209,122 @@ def test_options_are_checked(options: dict[str, float]) -> None:
         HyperOptOptions(**options)
 
 
-def test_an_ask_stays_cheap() -> None:
-    # 12 parameters, 100 trials: about 17 ms of CPU where this was written; five times that means something is wrong.
-    space = Space({f"x{i}": Float(low=0, high=1) for i in range(12)})
-    search = tpe(space)
-    for number in range(100):
-        config = space.sample(np.random.default_rng(number))
-        search.tell(Observation(f"{number}", config, 1, float(sum(config.values())), "finished"))
-    search.ask("warm")
-    start = time.process_time()
-    for number in range(5):
-        search.ask(f"more {number}")
-    assert (time.process_time() - start) / 5 < 0.085
+SQUARE = Space({"x": Float(low=0, high=1), "y": Float(low=0, high=1)})
+
+
+def distance(config: Config) -> float:
+    return sum((value - 0.3) ** 2 for value in config.values())
+
+
+def told_many(search: HyperOptSearch, trials: int, status: Any = "finished", name: str = "known") -> None:
+    """Random configurations, with their distance where they have finished."""
+    for number in range(trials):
+        config = search.space.sample(np.random.default_rng([number, len(name)]))
+        value = distance(config) if status == "finished" else None
+        search.tell(Observation(f"{name} {number}", config, 1, value, status))
+
+
+def shown(search: HyperOptSearch) -> tuple[list[dict[str, Any]], float]:
+    return search._documents(*search._ranking())
+
+
+def test_a_few_hundred_of_many_trials_are_shown() -> None:
+    search = tpe(SQUARE)
+    told_many(search, 2000)
+    told_many(search, 1000, "pending", "pending")
+    documents, gamma = shown(search)
+    ranks = sorted(rank for document in documents if (rank := document["result"]["loss"]) is not None)
+    good = 14  # of 3000, 0.25 * sqrt(3000)
+    assert len(ranks) == good + OTHERS
+    assert len(documents) == good + 2 * OTHERS
+    assert np.ceil(gamma * np.sqrt(len(documents))) == good
+    assert ranks[:good] == list(range(good))
+    # The newest of the others, and the older ones evenly: the best and the worst of them, and no wide gap.
+    rank = {name: index for index, name in enumerate(search._ranking()[0])}
+    newest = {rank[f"known {number}"] for number in range(1900, 2000)}.difference(range(good))
+    assert newest.issubset(ranks)
+    older = [rank for rank in ranks[good:] if rank not in newest]
+    assert older[0] < good + 5
+    assert older[-1] > 1995
+    assert max(np.diff(older)) < 2 * 2000 / 100
+
+
+def test_all_of_few_trials_are_shown_in_the_order_of_the_record_but_for_failures() -> None:
+    search = tpe(SQUARE)
+    told_many(search, 3, "failed", "failed")
+    told_many(search, 12)
+    told_many(search, 2, "pending", "pending")
+    documents, _ = shown(search)
+    places = [[document["misc"]["vals"][name][0] for name in ("x", "y")] for document in documents]
+    record = [[trial.config["x"], trial.config["y"]] for trial in search.trials.values()]
+    assert places == [*record[3:], *record[:3]]
+    assert [document["tid"] for document in documents] == list(range(17))
+
+
+def test_who_went_further_is_better_and_values_of_different_steps_are_not_compared() -> None:
+    search = tpe(Space({"x": Float(low=0, high=1)}))
+    for name, values, status in (
+        ("A", {1: 0.9, 3: 0.8, 9: 0.7}, "finished"),
+        ("B", {1: 0.8, 3: 0.5}, "stopped"),
+        ("C", {1: 0.7, 3: 0.4}, "running"),
+        ("D", {1: 0.2}, "stopped"),
+        ("E", {1: 0.1}, "paused"),
+        ("F", {1: 0.01, 3: 0.01}, "failed"),
+        ("G", {}, "pending"),
+    ):
+        config = {"x": ord(name) / 100}
+        for step, value in values.items():
+            search.tell(Observation(name, config, step, value, "running"))
+        last = None if status == "failed" else values.get(max(values, default=0))
+        search.tell(Observation(name, config, max(values, default=0), last, status))  # type: ignore[arg-type]
+    assert search._ranking() == (["A", "C", "B", "E", "D", "F"], 5)
+
+
+def test_many_trials_under_way_do_not_crowd() -> None:
+    # Where this was written the mean distance to the nearest was 0.88 of that of random draws.
+    def nearest(points: NDArray[np.float64]) -> float:
+        between = np.linalg.norm(points[:, None] - points[None], axis=2)
+        np.fill_diagonal(between, np.inf)
+        return float(between.min(axis=1).mean())
+
+    ratios = []
+    for seed in range(3):
+        search = tpe(SQUARE, seed)
+        told_many(search, 30)
+        asked = np.array([search.space.to_unit(search.ask(str(number)) or {}) for number in range(64)])
+        ratios.append(nearest(asked) / nearest(np.random.default_rng(seed).random(asked.shape)))
+    assert np.mean(ratios) > 0.6
+
+
+@pytest.mark.parametrize(("goal", "most"), [(0.3, 0.2), (0.45, 0.35)])
+def test_few_fail_where_half_of_the_space_does(goal: float, most: float) -> None:
+    # By chance, half would fail. With the goal beside the border good configurations have failing neighbours, and a
+    # quarter failed where this was written.
+    space = Space({"x0": Float(low=0, high=1), "x1": Float(low=0, high=1)})
+    late = []
+    for seed in range(3):
+        search = tpe(space, seed)
+        for number in range(80):
+            config = search.ask(str(number))
+            assert config is not None
+            fails = config["x0"] > 0.5
+            value = None if fails else sum(abs(x - goal) for x in config.values())
+            search.tell(Observation(str(number), config, 1, value, "failed" if fails else "finished"))
+            late += [fails] if number >= 20 else []
+    assert np.mean(late) <= most
+
+
+def test_a_choice_is_drawn_by_its_prior_and_learnt_all_the_same() -> None:
+    values = list("abcdefgh")
+    space = Space({"kind": Choice(values=values, prior="c"), "x": Float(low=0, high=1)})
+    search = tpe(space, startup=1)
+    search.tell(Observation("first", {"kind": "a", "x": 0.5}, 1, 1.0, "finished"))
+    drawn = [(search.ask(str(number)) or {})["kind"] for number in range(40)]
+    assert drawn.count("c") >= 8  # 4 in 11 by the prior, while each of the others has 1
+    for number, kind in enumerate(drawn):
+        search.tell(Observation(str(number), {}, 1, float(kind != "f") + number / 100, "finished"))
+    for number in range(30):
+        config = search.ask(f"late {number}") or {}
+        search.tell(Observation(f"late {number}", config, 1, float(config["kind"] != "f") + config["x"], "finished"))
+    late = [trial.config["kind"] for trial in search.trials.values()][-15:]
+    assert late.count("f") >= 5
