@@ -27,6 +27,10 @@ __all__ = ["SchedulerBridge", "SearchBridge", "SlotTrainable", "SlotTrial"]
 
 HOLD_SECONDS = 15.0
 """How long a slot that is free waits for the others to come up, so as not to be handed the trial that starts them."""
+THOUGHT_SECONDS = 0.1
+"""How long to wait for a proposal, with nothing else to do, before looking whether all is to end."""
+LOOK_SECONDS = 0.005
+"""How long to wait for the one of two things, a proposal or news of a slot, before looking for the other."""
 
 
 class SlotTrainable(Trainable):  # type: ignore[misc]  # Ray has no types
@@ -105,9 +109,13 @@ class SearchBridge(SearchAlgorithm):  # type: ignore[misc]  # Ray has no types
         return self._conductor.plan.trials or 2**31
 
     def next_trial(self) -> SlotTrial | None:
-        if self._conductor.running + self._scheduler.held >= self._conductor.slots:
-            return None
-        spec = self._conductor.next()
+        conductor, scheduler = self._conductor, self._scheduler
+        spec = conductor.next(scheduler.held)
+        while spec is None and conductor.thinking and not conductor.running and not scheduler.held:
+            # Nobody has anything to say, and Ray Tune would sleep for a second.
+            conductor.proposals.wait(THOUGHT_SECONDS)
+            scheduler.tick()
+            spec = conductor.next()
         if spec is None:
             return None
         return SlotTrial(spec, job=self._job, resources=self._resources)
@@ -152,11 +160,13 @@ class SchedulerBridge(TrialScheduler):  # type: ignore[misc]  # Ray has no types
         super().__init__()
         self._own_ray = own_ray
         self._conductor = conductor
-        self._on_tick = on_tick
+        self.tick = on_tick
         self._starting: dict[str, float] = {}
         self._seen: set[str] = set()
         self._held: list[SlotTrial] = []
         self._freed = False
+        self._added = False
+        self._listening = False
 
     @property
     def held(self) -> int:
@@ -172,6 +182,10 @@ class SchedulerBridge(TrialScheduler):  # type: ignore[misc]  # Ray has no types
     def on_trial_add(self, controller: Any, trial: SlotTrial) -> None:
         if self._own_ray:
             _take_ready_workers(controller)
+        if not self._listening:
+            self._listening = True
+            self._listen_to_both(controller)
+        self._added = True
         self._starting[trial.trial_id] = time.monotonic()
 
     def on_trial_result(self, controller: Any, trial: SlotTrial, result: dict[str, Any]) -> str:
@@ -184,7 +198,8 @@ class SchedulerBridge(TrialScheduler):  # type: ignore[misc]  # Ray has no types
         if self._others_come_up() or self._freed:
             # Ray Tune hands a free actor to a trial whose own is still coming up, and drops that: where trials are
             # shorter than an actor's start, it would never have more than one. And it keeps one actor that nobody
-            # asks for, not two: so one a round is let go, the others wait.
+            # asks for, not two: so one a round is let go, and none while the search thinks about the trial of the one
+            # before; the others wait.
             self._held.append(trial)
             return str(TrialScheduler.NOOP)
         trial.forget()
@@ -197,10 +212,31 @@ class SchedulerBridge(TrialScheduler):  # type: ignore[misc]  # Ray has no types
         now = time.monotonic()
         return any(now - since < HOLD_SECONDS for since in self._starting.values())
 
+    def _listen_to_both(self, controller: Any) -> None:
+        """Have Ray Tune's wait for news of its slots, a tenth of a second in each round, end when the search has
+        something for a slot that is free, and not begin when one was just let go.
+        """
+        with contextlib.suppress(AttributeError):  # nothing but time is lost, as above
+            manager, conductor = controller._actor_manager, self._conductor
+            wait: Callable[..., bool] = manager.next
+
+            def wait_for_both(timeout: float) -> bool:
+                if not conductor.thinking:
+                    return wait(timeout=0 if self._freed else timeout)
+                limit = time.monotonic() + timeout
+                while not conductor.proposals.wait(LOOK_SECONDS) and time.monotonic() < limit:
+                    if wait(timeout=LOOK_SECONDS):
+                        return True
+                return False
+
+            manager.next = wait_for_both
+
     def choose_trial_to_run(self, controller: Any) -> None:
         """Called in every round of Ray Tune's loop. Which trial starts is left to Ray Tune."""
-        self._on_tick()
-        freed, self._freed = self._freed, False
+        self.tick()
+        freed = self._freed
+        self._freed = freed and self._conductor.thinking and not self._added
+        self._added = False
         if self._held and not freed and not self._others_come_up():
             trial = self._held.pop(0)
             controller.stop_trial(trial)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from raytuner.engine.batch import Batch
+from raytuner.engine.proposals import Proposals
 from raytuner.engine.upkeep import INTERRUPTED, Upkeep
 from raytuner.journal import (
     CheckpointRemoved,
@@ -37,6 +38,9 @@ __all__ = ["Conductor"]
 
 LOST_ATTEMPTS = 3
 """How often a trial is started again after its slot was lost, in one driver's time."""
+AHEAD_SLOTS = 4
+"""Slots from which on a proposal is prepared before one is free: with three trials under way, of which the search does
+not know the end either, one more changes little. With one slot, each proposal knows all trials before."""
 
 
 class Conductor:
@@ -47,13 +51,14 @@ class Conductor:
         self.experiment = plan.experiment
         self.folder = folder
         self.state = state
-        self.search: Search = plan.build_search()
+        self.proposals = Proposals(plan.build_search())
         self.scheduler = plan.build_scheduler()
         self.stopping: str | None = None
         """Why no trial is started any more, once something has ended the experiment."""
         self.stop_status = "finished"
-        self.exhausted = False
         self.slots = 1
+        self.thinking = False
+        """Whether ``next`` gave none only because the search still thinks about it."""
         self.warnings: list[str] = []
         self.fatal: str | None = None
         """Why going on makes no sense, such as a training module that cannot be imported."""
@@ -65,7 +70,6 @@ class Conductor:
         self._decided: dict[str, int] = {}  # the last step of a trial at which was decided
         self._unfollowed: dict[str, Decided] = {}  # pauses and stops whose trial's end is not on record
         self._lost: dict[str, int] = {}
-        self._told = 0
         self._decides = self._deciding_steps()
         self._clock: float | None = None  # begins with the first trial
         self._upkeep = Upkeep(
@@ -80,7 +84,7 @@ class Conductor:
             self.state.apply(event)
             match event:
                 case TrialAsked():
-                    self.search.asked(event.trial, event.config)
+                    self.proposals.asked(event.trial, event.config, event.known)
                 case TrialStarted():
                     self._interrupted.discard(event.trial)
                 case Decided(action="resume"):
@@ -102,6 +106,7 @@ class Conductor:
                         self._learn_end(self.state.trials[event.trial])
                 case _:
                     pass
+        self.proposals.settled()
 
     def take_over(self) -> None:
         """Queue what the driver before left unfinished. Call it once this driver's start is on record."""
@@ -137,9 +142,18 @@ class Conductor:
     def running(self) -> int:
         return len(self._running)
 
-    def next(self) -> TrialSpec | None:
-        """The next attempt to start, or None while there is none (or no slot for it)."""
-        if self.stopping is not None or len(self._running) >= self.slots:
+    @property
+    def search(self) -> Search:
+        """The search, once it knows all that is to be known: this waits for it."""
+        return self.proposals.settled()
+
+    def next(self, held: int = 0) -> TrialSpec | None:
+        """The next attempt to start, or None while there is none, or no slot for it, or the search thinks about it.
+
+        held: slots that are free, but wait. Raises what the search has raised.
+        """
+        self.thinking = False
+        if self.stopping is not None or len(self._running) + held >= self.slots:
             return None
         if self._queue:
             return self._attempt(self.state.trials[self._queue.popleft()])
@@ -166,20 +180,25 @@ class Conductor:
                 self._queue.append(resumed.id)
 
     def _ask(self) -> TrialSpec | None:
-        limit = self.plan.trials
-        number = len(self.state.trials)
-        if limit is not None and number >= limit:
+        trial_id = self._next_id
+        if trial_id is None:
             return None
-        trial_id = f"{number + 1:06d}"
-        config = self.search.ask(trial_id)
-        if config is None:
-            self.exhausted = not self._running
+        proposal = self.proposals.take(trial_id)
+        if proposal is None:
+            self.thinking = self.proposals.asking
             return None
-        first = bool(self.experiment.defaults) and number == 0
-        self.record(
-            TrialAsked(trial=trial_id, config=config, source="defaults" if first else "search", known=self._told)
-        )
+        source = "defaults" if self.experiment.defaults and not self.state.trials else "search"
+        self.record(TrialAsked(trial=trial_id, config=proposal.config, source=source, known=proposal.known))
+        following = self._next_id
+        if self.slots >= AHEAD_SLOTS and following is not None:
+            self.proposals.prepare(following)
         return self._attempt(self.state.trials[trial_id])
+
+    @property
+    def _next_id(self) -> str | None:
+        """The id of the next new trial; None when the budget has no more."""
+        number, limit = len(self.state.trials), self.plan.trials
+        return f"{number + 1:06d}" if limit is None or number < limit else None
 
     def _attempt(self, trial: TrialState) -> TrialSpec:
         experiment = self.experiment
@@ -239,8 +258,8 @@ class Conductor:
             return False
         if self._queue or (self.scheduler.pauses and self._running):
             return True
-        limit = self.plan.trials
-        return not self.exhausted and (limit is None or len(self.state.trials) < limit)
+        exhausted = self.proposals.spent and not self._running
+        return not exhausted and self._next_id is not None
 
     # -- what becomes of it -----------------------------------------------------------------------------------------
 
@@ -363,11 +382,12 @@ class Conductor:
 
     def _tell(self, trial: TrialState, status: Status) -> None:
         value = None if status == "failed" or trial.value is None else self._sign * trial.value
-        self._told += 1
-        self.search.tell(Observation(trial.id, trial.config, step=max(trial.step, 1), value=value, status=status))
+        step = max(trial.step, 1)
+        self.proposals.tell(Observation(trial.id, trial.config, step=step, value=value, status=status))
 
     def stop(self, reason: str, status: str = "finished") -> None:
         """Start nothing any more. What runs is asked to end by whoever holds the line to the slots."""
+        self.thinking = False  # or nobody waits for it any more
         if self.stopping is None or status != "finished":
             self.stopping, self.stop_status = reason, status
 

@@ -195,7 +195,10 @@ class Engine:
             # Not earlier: until here the processors are busy with what the first trial waits for.
             threading.Thread(target=self.conductor.search.warm_up, name="import-search", daemon=True).start()
             tuner.fit()
+            if not self.conductor.proposals.asking:
+                self.conductor.proposals.settled()  # it may have failed over the last result
         finally:
+            self.conductor.proposals.close()
             shutil.rmtree(scratch, ignore_errors=True)
 
     def _count_slots(self) -> None:
@@ -232,7 +235,9 @@ class Engine:
                 conductor.stop("stopped by `raytuner stop`", "interrupted")
             else:
                 self._control.stop(trial, "stopped by `raytuner stop`")
-        if conductor.stopping is not None and None not in self._stops_sent:
+        if conductor.stopping is None:
+            conductor.proposals.check()
+        elif None not in self._stops_sent:
             self._stops_sent.add(None)
             self._control.stop(None, conductor.stopping)
         if now - self._last_slots > SLOTS_SECONDS:

@@ -13,6 +13,7 @@ import numpy as np
 from raytuner.definition import Experiment
 from raytuner.engine.conductor import Conductor
 from raytuner.engine.host import StopRequest
+from raytuner.engine.proposals import Proposals
 from raytuner.engine.threadhost import ThreadHost
 from raytuner.journal import (
     Decided,
@@ -91,14 +92,18 @@ class Journal(JournalWriter):
 class Driver:
     """One driver's time: a conductor with its journal, and slots in threads."""
 
-    def __init__(self, plan: Plan, *, slots: int = 1, cut: int = 10**9, train: Any = curve) -> None:
+    def __init__(
+        self, plan: Plan, *, slots: int = 1, cut: int = 10**9, train: Any = curve, search: Search | None = None
+    ) -> None:
         self.folder = Folder(Path(plan.storage))
         events = list(JournalReader(self.folder.journal).read())
         self.journal = Journal(self.folder.journal)
         self.state = ExperimentState()
         self.conductor = Conductor(plan, self.folder, self.journal, self.state)
         if plan.experiment.tags.get("search") == "listener":
-            self.conductor.search = Listener(plan.space, seed=1, options=Listener.Options())
+            search = Listener(plan.space, seed=1, options=Listener.Options())
+        if search is not None:
+            self.conductor.proposals = Proposals(search)
         self.conductor.slots = slots
         self.stops = [StopRequest() for _ in range(slots)]
         self.hosts = [ThreadHost(train, stop=stop) for stop in self.stops]
@@ -122,13 +127,19 @@ class Driver:
         for stop in self.stops:
             stop.set("Ctrl-C")
 
+    def next(self) -> TrialSpec | None:
+        """The next attempt, once the search has thought about it; None when there is none."""
+        while (spec := self.conductor.next()) is None and self.conductor.thinking:
+            self.conductor.proposals.wait(1.0)
+        return spec
+
     def run(self) -> Driver:
         """To the end, as Ray Tune does it: a slot that is free asks for the next attempt, unless it is all over."""
         busy: dict[int, TrialSpec] = {}
         while True:
             for number, host in enumerate(self.hosts):
                 if number not in busy and not self.conductor.finished:
-                    spec = self.conductor.next()
+                    spec = self.next()
                     if spec is not None:
                         host.begin(spec)
                         busy[number] = spec
@@ -143,6 +154,7 @@ class Driver:
         return self
 
     def close(self) -> None:
+        self.conductor.proposals.close()
         for host in self.hosts:
             host.close()
         self.journal.close()

@@ -179,7 +179,7 @@ def test_a_driver_may_die_again_and_again(tmp_path: Path) -> None:
 def test_reports_that_only_a_checkpoint_knows_are_written_down_first(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, budget={"trials": 1})
     first = Driver(plan)
-    spec = first.conductor.next()
+    spec = first.next()
     assert spec is not None
     reports = [{"step": s, "metrics": {"loss": 1 / s}, "time": 100.0 + s, "seconds": float(s)} for s in (1, 2, 3)]
     first.conductor.take(
@@ -203,7 +203,7 @@ def test_reports_that_only_a_checkpoint_knows_are_written_down_first(tmp_path: P
     assert known == [(1, 1, 1.0), (2, 1, 0.5), (3, 1, 1 / 3)]
     assert [e.path for e in second.events(CheckpointWritten)] == [str(path)]
     assert any(str(damaged) in warning for warning in second.conductor.warnings)
-    spec = second.conductor.next()
+    spec = second.next()
     assert spec is not None
     assert spec.checkpoints == (str(path),)
     assert spec.attempt > 2, "one that was handed out as the driver died may be at work"
@@ -218,7 +218,7 @@ def test_reports_that_only_a_checkpoint_knows_are_written_down_first(tmp_path: P
 def test_a_checkpoint_that_is_no_more_is_struck_off(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, budget={"trials": 1})
     first = Driver(plan)
-    spec = first.conductor.next()
+    spec = first.next()
     assert spec is not None
     gone = str(Path(spec.dir) / "checkpoints" / "000001-1")
     first.conductor.take(
@@ -271,7 +271,7 @@ def test_a_stop_by_the_scheduler_is_one_while_all_are_interrupted(tmp_path: Path
     driver = Driver(plan)
     driver.conductor.slots = 2
     for value in (1.0, 2.0):
-        spec = driver.conductor.next()
+        spec = driver.next()
         assert spec is not None
         if value == 2.0:
             driver.conductor.stop("Ctrl-C", "interrupted")
@@ -301,7 +301,7 @@ def test_a_lost_attempt_starts_again_three_times(tmp_path: Path, how: str) -> No
     driver = Driver(make_plan(tmp_path, budget={"trials": 2}), train=lambda trial: trial.config["x"])
     conductor = driver.conductor
     for attempt in range(1, 5):
-        spec = conductor.next()
+        spec = driver.next()
         assert spec is not None
         assert (spec.trial, spec.attempt) == ("000001", attempt), "it goes on before anything new"
         assert not conductor.finished
@@ -316,7 +316,7 @@ def test_a_lost_attempt_starts_again_three_times(tmp_path: Path, how: str) -> No
     assert trial.error["kind"] == "lost"
     assert conductor.search.trials["000001"].status == "failed"
     assert len(conductor.warnings) == 3
-    spec = conductor.next()
+    spec = driver.next()
     assert spec is not None
     assert spec.trial == "000002"
     conductor.lost(spec.trial, "the server ended")
@@ -326,10 +326,10 @@ def test_a_lost_attempt_starts_again_three_times(tmp_path: Path, how: str) -> No
 
 def test_what_a_given_up_attempt_still_says_does_not_count(tmp_path: Path) -> None:
     driver = Driver(make_plan(tmp_path))
-    spec = driver.conductor.next()
+    spec = driver.next()
     assert spec is not None
     driver.conductor.lost(spec.trial, "its slot was lost")
-    again = driver.conductor.next()
+    again = driver.next()
     assert again is not None
     stale = {"m": "report", "step": 7, "metrics": {"loss": -1.0}, "time": 1.0, "seconds": 1.0}
     before = len(driver.events(Event))
@@ -345,7 +345,7 @@ def test_what_a_given_up_attempt_still_says_does_not_count(tmp_path: Path) -> No
 def test_a_lost_attempt_goes_on_from_what_it_left_behind(tmp_path: Path) -> None:
     """The batch that would have told of the newest checkpoint went with its slot, and the one before was deleted."""
     driver = Driver(make_plan(tmp_path, budget={"trials": 1}))
-    spec = driver.conductor.next()
+    spec = driver.next()
     assert spec is not None
     folder = Path(spec.dir) / "checkpoints"
     reports = [{"step": s, "metrics": {"loss": 1 / s}, "time": 1.0, "seconds": 1.0} for s in (1, 2)]
@@ -358,7 +358,7 @@ def test_a_lost_attempt_goes_on_from_what_it_left_behind(tmp_path: Path) -> None
     meta = {"trial": spec.trial, "attempt": 1, "step": 2, "seconds": 1.0, "reports": reports}
     write_checkpoint(folder / "000002-1", {"weights": np.full(1, 2.0)}, meta=meta)
     driver.conductor.lost(spec.trial, "its slot was lost")
-    again = driver.conductor.next()
+    again = driver.next()
     assert again is not None
     assert again.checkpoints == (str(folder / "000002-1"),)
     assert driver.state.trials[spec.trial].step == 2
@@ -368,7 +368,7 @@ def test_a_lost_attempt_goes_on_from_what_it_left_behind(tmp_path: Path) -> None
 def test_a_slot_lost_on_the_way_out_is_no_failure(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, budget={"trials": 1})
     driver = Driver(plan)
-    spec = driver.conductor.next()
+    spec = driver.next()
     assert spec is not None
     driver.conductor.stop("Ctrl-C", "interrupted")
     driver.conductor.lost(spec.trial, "its slot was taken away")
@@ -379,12 +379,12 @@ def test_a_slot_lost_on_the_way_out_is_no_failure(tmp_path: Path) -> None:
 
 def test_a_module_that_cannot_be_imported_is_the_end(tmp_path: Path) -> None:
     driver = Driver(make_plan(tmp_path))
-    spec = driver.conductor.next()
+    spec = driver.next()
     assert spec is not None
     error = {"kind": "import", "message": "ImportError: no", "traceback": ""}
     end = {"status": "failed", "reason": "importing the training module failed", "step": 0, "error": error}
     driver.conductor.take(Batch(spec.trial, 1, [], None, end))
-    assert driver.conductor.next() is None
+    assert driver.next() is None
     assert driver.conductor.finished
     assert driver.conductor.stop_status == "failed"
     assert driver.conductor.fatal == "importing the training module failed"
@@ -395,9 +395,9 @@ def test_a_module_that_cannot_be_imported_is_the_end(tmp_path: Path) -> None:
 
 
 def test_no_more_attempts_than_slots(tmp_path: Path) -> None:
-    conductor = Driver(make_plan(tmp_path), slots=2).conductor
-    assert [conductor.next() is not None for _ in range(4)] == [True, True, False, False]
-    assert conductor.running == 2
+    driver = Driver(make_plan(tmp_path), slots=2)
+    assert [driver.next() is not None for _ in range(4)] == [True, True, False, False]
+    assert driver.conductor.running == 2
 
 
 def test_the_test_sees_one_checkpoint_and_a_folder_of_its_own(tmp_path: Path) -> None:

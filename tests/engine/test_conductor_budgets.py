@@ -37,20 +37,20 @@ def test_time_is_up_when_it_was_used(tmp_path: Path, clock: list[float]) -> None
     conductor = driver.conductor
     conductor.slots = 2
     clock[0] = 40.0  # what it took to come up
-    spec = conductor.next()
+    spec = driver.next()
     assert spec is not None
     assert spec.deadline == pytest.approx(time.time() + 100, abs=2)
     started = {"m": "started", "step": 0, "checkpoint": None, "pid": 1}
     assert not conductor.take(Batch(spec.trial, spec.attempt, [started]))
     clock[0] = 80.0
-    second = conductor.next()
+    second = driver.next()
     assert second is not None
     assert second.deadline == pytest.approx(time.time() + 60, abs=2)
     assert not conductor.time_is_up()
     clock[0] = 140.0
     assert conductor.time_is_up()
     conductor.stop("the time budget is used up")
-    assert conductor.next() is None
+    assert driver.next() is None
     assert not conductor.finished, "one is still at work"
     end = {"status": "stopped", "reason": "the time budget is used up", "step": 0, "error": None}
     assert conductor.take(Batch(spec.trial, 1, [], None, end))
@@ -65,7 +65,7 @@ def test_without_a_time_budget_it_is_never_up(tmp_path: Path, clock: list[float]
     driver = Driver(make_plan(tmp_path))
     clock[0] = 1e9
     assert not driver.conductor.time_is_up()
-    spec = driver.conductor.next()
+    spec = driver.next()
     assert spec is not None
     assert spec.deadline is None
     driver.close()
