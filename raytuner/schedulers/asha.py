@@ -40,8 +40,8 @@ class AshaOptions(Options):
     reduction_factor: int = Field(3, ge=2, le=1000)
     """One of so many trials goes on at each rung; each rung has so many times the steps of the one before."""
     min_agreement: float = Field(0.5, ge=-1, le=1)
-    """How well the order of trials at a rung must have lasted until the next one (Kendall's tau: 1 the same order, 0 no
-    relation), or else the rung stops or pauses nobody. -1 trusts every rung, as the paper does."""
+    """How well the order of trials at a rung must have lasted until each later one (Kendall's tau: 1 the same order, 0
+    no relation), or else the rung stops or pauses nobody. -1 trusts every rung, as the paper does."""
 
 
 class Entry(NamedTuple):
@@ -74,7 +74,7 @@ class AshaScheduler(Scheduler):
 
     Values of failed trials stay in their rungs, since they were measured.
 
-    A rung decides only as long as its order tells something about the next rung's (``min_agreement``). The best
+    A rung decides only as long as its order tells something about that of every later one (``min_agreement``). The best
     configurations often start slowly (a low learning rate wins the first epoch, a high one the training), and a rung
     that comes too early would stop just them. What is known of its order comes from the trials that went on; as soon as
     they show it to be worthless, all go on, which shows it the better. The last rung is trusted.
@@ -100,9 +100,9 @@ class AshaScheduler(Scheduler):
         self._settled: dict[str, int] = {}  # the highest rung that a trial has settled
         self._promoted: dict[int, set[str]] = {rung: set() for rung in self._rungs}
         self._ended: set[str] = set()
-        self._values: dict[str, float] = {}  # at the highest rung that a trial has settled
-        self._pairs: dict[int, list[tuple[float, float]]] = {rung: [] for rung in self._rungs}
-        self._agreement = dict.fromkeys(self._rungs, 1.0)
+        self._values: dict[str, dict[int, float]] = {}  # of each trial, at the rungs that it has stood at
+        self._pairs: dict[int, dict[int, list[tuple[float, float]]]] = {rung: {} for rung in self._rungs}
+        self._agreement = dict.fromkeys(self._rungs, 1.0)  # with the later rung that it agrees with least
 
     def decision_steps(self) -> tuple[int, ...]:
         return tuple(self._rungs)
@@ -117,8 +117,8 @@ class AshaScheduler(Scheduler):
         rungs = [rung for rung in self._rungs if settled < rung <= step]
         if not rungs:
             return Decision("continue", f"step {step}: no rung to settle")
-        self._compare(trial_id, settled, rungs[0], value)
-        self._settled[trial_id], self._values[trial_id] = rungs[-1], value
+        self._settled[trial_id] = rungs[-1]
+        self._compare(trial_id, rungs[-1], value)
         entries = [Entry(value, len(self._rungs[rung]), trial_id) for rung in rungs]
         for rung, entry in zip(rungs, entries, strict=True):
             insort(self._rungs[rung], entry)
@@ -164,8 +164,12 @@ class AshaScheduler(Scheduler):
             "promoted": [[rung, sorted(trials)] for rung, trials in self._promoted.items()],
             "settled": dict(self._settled),
             "ended": sorted(self._ended),
-            "values": dict(self._values),
-            "pairs": [[rung, [list(pair) for pair in pairs]] for rung, pairs in self._pairs.items()],
+            "values": [[trial, [list(item) for item in values.items()]] for trial, values in self._values.items()],
+            "pairs": [
+                [rung, later, [list(pair) for pair in pairs]]
+                for rung, laters in self._pairs.items()
+                for later, pairs in laters.items()
+            ],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -179,18 +183,21 @@ class AshaScheduler(Scheduler):
         self._promoted = {rung: set(trials) for rung, trials in state["promoted"]}
         self._settled = dict(state["settled"])
         self._ended = set(state["ended"])
-        self._values = dict(state["values"])
-        self._pairs = {rung: [(early, late) for early, late in pairs] for rung, pairs in state["pairs"]}
-        self._agreement = {rung: _agreement(pairs) for rung, pairs in self._pairs.items()}
+        self._values = {trial: {int(rung): value for rung, value in values} for trial, values in state["values"]}
+        self._pairs = {rung: {} for rung in self._rungs}
+        for rung, later, pairs in state["pairs"]:
+            self._pairs[rung][later] = [(early, late) for early, late in pairs]
+        self._agreement = {rung: _least_agreement(laters) for rung, laters in self._pairs.items()}
 
-    def _compare(self, trial_id: str, before: int, rung: int, value: float) -> None:
-        """Enter what a trial came to at a rung, beside its value at the rung just before."""
-        steps = list(self._rungs)
-        if before in self._pairs and steps.index(rung) == steps.index(before) + 1:
-            pairs = self._pairs[before]
-            pairs.append((self._values[trial_id], value))
+    def _compare(self, trial_id: str, rung: int, value: float) -> None:
+        """Enter what a trial came to at a rung, beside its values at the rungs before."""
+        known = self._values.setdefault(trial_id, {})
+        for before, early in known.items():
+            pairs = self._pairs[before].setdefault(rung, [])
+            pairs.append((early, value))
             del pairs[:-PAIRS]
-            self._agreement[before] = _agreement(pairs)
+            self._agreement[before] = _least_agreement(self._pairs[before])
+        known[rung] = value
 
     def _trusted(self, rung: int) -> bool:
         return self._agreement[rung] >= self._least
@@ -247,6 +254,10 @@ class AshaScheduler(Scheduler):
             while (resumed := fresh.next_to_resume()) is not None:
                 ended += train(int(resumed), steps.index(fresh._settled[resumed]) + 1)
         return [*(len(entries) for entries in fresh._rungs.values()), ended]
+
+
+def _least_agreement(laters: Mapping[int, list[tuple[float, float]]]) -> float:
+    return min(map(_agreement, laters.values()), default=1.0)
 
 
 def _agreement(pairs: list[tuple[float, float]]) -> float:

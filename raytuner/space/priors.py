@@ -1,7 +1,7 @@
 """Where the best value of a parameter is believed to be: a distribution on the parameter's axis.
 
 A prior makes the axis wide where the best is believed, and narrow elsewhere, so whatever draws evenly from [0, 1], or
-walks on it, looks there first. Nothing becomes impossible, so a wrong prior costs time, not the result.
+walks on it, looks there first. Nothing becomes impossible; a wrong prior costs trials.
 """
 
 from __future__ import annotations

@@ -146,6 +146,17 @@ def train(scheduler: AshaScheduler, reports: list[tuple[str, float, float]]) -> 
         scheduler.on_report(trial, 3, late)
 
 
+def test_an_order_must_last_beyond_the_next_rung() -> None:
+    scheduler = asha()
+    for number in range(4):  # each better at rungs 1 and 3 than those before, and worse at rung 9
+        for step, value in ((1, 0.9 - 0.1 * number), (3, 0.8 - 0.1 * number), (9, 0.1 + 0.1 * number)):
+            scheduler.on_report(f"{number}", step, value)
+    for step in (1, 3):
+        decision = scheduler.on_report("last", step, 0.99)
+        assert decision.action == "continue"
+        assert "its order did not last (agreement 0.25)" in decision.reason
+
+
 def test_a_rung_that_told_right_after_all_is_trusted_again() -> None:
     scheduler = asha()
     train(scheduler, [("A", 0.9, 0.1), ("B", 0.8, 0.2), ("C", 0.7, 0.3), ("D", 0.6, 0.4)])
