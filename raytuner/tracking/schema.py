@@ -46,7 +46,8 @@ def newest_revision() -> str | None:
 
 def revision_of(path: Path) -> str | None:
     """The revision of the store at ``path``; None when MLflow has not set it up. Raises sqlite3.Error."""
-    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
+    # Not read-only: a writer that was killed leaves a journal, which the next one to open the store has to undo.
+    connection = sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True)
     try:
         if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchall():
             return None

@@ -122,6 +122,20 @@ def test_a_store_is_created_once(tmp_path: Path) -> None:
     assert revision_of(empty) is None
 
 
+def test_a_store_whose_writer_was_killed_is_put_right(tmp_path: Path) -> None:
+    path, killed = tmp_path / "mlflow.db", tmp_path / "killed.db"
+    assert create_database(path)
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA cache_size = 1")  # so that changes reach the file before they are final
+    connection.execute("UPDATE alembic_version SET version_num = 'half'")
+    connection.executemany("INSERT INTO tags VALUES (?, ?, ?)", [(f"{n}", "x" * 2000, "run") for n in range(50)])
+    shutil.copy(path, killed)
+    shutil.copy(f"{path}-journal", f"{killed}-journal")
+    connection.close()
+    assert revision_of(killed) == REVISION
+
+
+
 def test_both_ways_write_the_same(room: Path, by_client: str, direct: str) -> None:
     theirs, ours = rows(by_client, room / "client"), rows(direct, room / "direct")
     for table in theirs:
