@@ -15,6 +15,7 @@ from raytuner.definition.sections import Budget, Checkpoints, Objective, Resourc
 from raytuner.errors import Problem
 from raytuner.schedulers import SCHEDULERS
 from raytuner.search import SEARCHES
+from raytuner.space import ChoicePrior
 
 __all__ = ["all_problems"]
 
@@ -59,6 +60,8 @@ def _known_keys(model: type[BaseModel], data: Mapping[str, Any], path: Path) -> 
         found = model
     elif path[0] == "space" and len(path) == 2:
         found = PARAMETERS.get(str(_get(here, "type")))
+    elif path[0] == "space" and path[2:] == ("prior",):
+        found = ChoicePrior  # as for numbers
     elif path[0] in ("search", "scheduler") and len(path) == 1:
         found = options_class(SEARCHES if path[0] == "search" else SCHEDULERS, _get(here, "type"))
     elif len(path) == 1:

@@ -2,11 +2,12 @@
 
 from raytuner.space.expression import Expression
 from raytuner.space.keys import config_key
-from raytuner.space.parameters import Choice, Condition, Float, Int, Parameter, broken_rule
+from raytuner.space.parameters import Choice, ChoicePrior, Condition, Float, Int, Parameter, broken_rule
 from raytuner.space.space import Config, Space
 
 __all__ = [
     "Choice",
+    "ChoicePrior",
     "Condition",
     "Config",
     "Expression",

@@ -135,6 +135,14 @@ CASES: dict[str, Bad] = {
     "type_unknown": Bad(SPACE + "  x: {type: flaot, low: 0, high: 1}  # <-", "space.x.type", "did you mean 'float'"),
     "type_missing": Bad(SPACE + "  x: {low: 0, high: 1}  # <-", "space.x.type", "this key is needed"),
     "parameter_is_number": Bad(SPACE + "  x: 3  # <-", "space.x", "a mapping|got 3"),
+    "prior_key": Bad(
+        SPACE + "  x: {type: int, low: 0, high: 3, prior: {value: 1, confidnce: high}}  # <-",
+        "space.x.prior.confidnce",
+        "unknown key|did you mean 'confidence'",
+    ),
+    "prior_outside": Bad(
+        SPACE + "  x: {type: int, low: 0, high: 3, prior: 7}  # <-", "space.x", "prior must be from 0 to 3|got 7"
+    ),
     "parameter_key_unknown": Bad(
         SPACE + "  x: {type: int, lo: 0, high: 3}  # <-", "space.x.lo", "unknown key|did you mean 'low'"
     ),

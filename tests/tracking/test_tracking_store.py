@@ -135,7 +135,6 @@ def test_a_store_whose_writer_was_killed_is_put_right(tmp_path: Path) -> None:
     assert revision_of(killed) == REVISION
 
 
-
 def test_both_ways_write_the_same(room: Path, by_client: str, direct: str) -> None:
     theirs, ours = rows(by_client, room / "client"), rows(direct, room / "direct")
     for table in theirs:
