@@ -7,6 +7,7 @@ MLSys 2020.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -50,6 +51,35 @@ class Entry(NamedTuple):
     value: float
     arrival: int
     trial_id: str
+
+
+class Agreement:
+    """How well the order of the latest trials at a rung lasted until a later one."""
+
+    def __init__(self) -> None:
+        self.pairs: deque[tuple[float, float]] = deque()
+        """Each trial's value at the one and at the other."""
+        self._right = self._wrong = 0
+
+    def add(self, early: float, late: float) -> None:
+        """Enter a trial; beyond ``PAIRS``, the oldest leaves."""
+        self._count(early, late, 1)
+        self.pairs.append((early, late))
+        if len(self.pairs) > PAIRS:
+            self._count(*self.pairs.popleft(), -1)
+
+    @property
+    def tau(self) -> float:
+        """Kendall's tau, drawn to 1 by ``BELIEF``; ties tell nothing."""
+        return (self._right - self._wrong + BELIEF) / (self._right + self._wrong + BELIEF)
+
+    def _count(self, early: float, late: float, sign: int) -> None:
+        for other_early, other_late in self.pairs:
+            same = (early - other_early) * (late - other_late)
+            if same > 0:
+                self._right += sign
+            elif same < 0:
+                self._wrong += sign
 
 
 class AshaScheduler(Scheduler):
@@ -101,8 +131,7 @@ class AshaScheduler(Scheduler):
         self._promoted: dict[int, set[str]] = {rung: set() for rung in self._rungs}
         self._ended: set[str] = set()
         self._values: dict[str, dict[int, float]] = {}  # of each trial, at the rungs that it has stood at
-        self._pairs: dict[int, dict[int, list[tuple[float, float]]]] = {rung: {} for rung in self._rungs}
-        self._agreement = dict.fromkeys(self._rungs, 1.0)  # with the later rung that it agrees with least
+        self._agreements: dict[int, dict[int, Agreement]] = {rung: {} for rung in self._rungs}  # with each later one
 
     def decision_steps(self) -> tuple[int, ...]:
         return tuple(self._rungs)
@@ -166,9 +195,9 @@ class AshaScheduler(Scheduler):
             "ended": sorted(self._ended),
             "values": [[trial, [list(item) for item in values.items()]] for trial, values in self._values.items()],
             "pairs": [
-                [rung, later, [list(pair) for pair in pairs]]
-                for rung, laters in self._pairs.items()
-                for later, pairs in laters.items()
+                [rung, later, [list(pair) for pair in agreement.pairs]]
+                for rung, agreements in self._agreements.items()
+                for later, agreement in agreements.items()
             ],
         }
 
@@ -184,23 +213,25 @@ class AshaScheduler(Scheduler):
         self._settled = dict(state["settled"])
         self._ended = set(state["ended"])
         self._values = {trial: {int(rung): value for rung, value in values} for trial, values in state["values"]}
-        self._pairs = {rung: {} for rung in self._rungs}
+        self._agreements = {rung: {} for rung in self._rungs}
         for rung, later, pairs in state["pairs"]:
-            self._pairs[rung][later] = [(early, late) for early, late in pairs]
-        self._agreement = {rung: _least_agreement(laters) for rung, laters in self._pairs.items()}
+            agreement = self._agreements[rung][later] = Agreement()
+            for early, late in pairs:
+                agreement.add(early, late)
 
     def _compare(self, trial_id: str, rung: int, value: float) -> None:
         """Enter what a trial came to at a rung, beside its values at the rungs before."""
         known = self._values.setdefault(trial_id, {})
         for before, early in known.items():
-            pairs = self._pairs[before].setdefault(rung, [])
-            pairs.append((early, value))
-            del pairs[:-PAIRS]
-            self._agreement[before] = _least_agreement(self._pairs[before])
+            self._agreements[before].setdefault(rung, Agreement()).add(early, value)
         known[rung] = value
 
     def _trusted(self, rung: int) -> bool:
-        return self._agreement[rung] >= self._least
+        return self._lasts(rung) >= self._least
+
+    def _lasts(self, rung: int) -> float:
+        """How well the order at a rung agrees with that of the later rung that it agrees with least."""
+        return min((agreement.tau for agreement in self._agreements[rung].values()), default=1.0)
 
     def _stop(self, rung: int, entry: Entry) -> Decision:
         entries = self._rungs[rung]
@@ -232,7 +263,7 @@ class AshaScheduler(Scheduler):
         held = len(self._rungs[rung])
         who = f"the best {part} ({keep}) goes on"
         if not self._trusted(rung):
-            who = f"all go on, since its order did not last (agreement {self._agreement[rung]:.2f})"
+            who = f"all go on, since its order did not last (agreement {self._lasts(rung):.2f})"
         return f"rung {rung}: {_ordinal(place)} of {held}, {who}"
 
     def _rehearse(self, values: list[int]) -> list[int]:
@@ -254,17 +285,6 @@ class AshaScheduler(Scheduler):
             while (resumed := fresh.next_to_resume()) is not None:
                 ended += train(int(resumed), steps.index(fresh._settled[resumed]) + 1)
         return [*(len(entries) for entries in fresh._rungs.values()), ended]
-
-
-def _least_agreement(laters: Mapping[int, list[tuple[float, float]]]) -> float:
-    return min(map(_agreement, laters.values()), default=1.0)
-
-
-def _agreement(pairs: list[tuple[float, float]]) -> float:
-    """Kendall's tau of values at two rungs, drawn to 1 by ``BELIEF``; ties tell nothing."""
-    early, late = np.array(pairs, dtype=float).reshape(-1, 2).T
-    signs = np.sign(early[:, None] - early) * np.sign(late[:, None] - late)
-    return float((signs.sum() / 2 + BELIEF) / (np.abs(signs).sum() / 2 + BELIEF))
 
 
 def _ordinal(number: int) -> str:
