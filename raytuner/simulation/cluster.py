@@ -82,7 +82,7 @@ class Run:
     lost: int = 0
     """Workers lost on the way."""
     search_seconds: float = 0.0
-    """CPU seconds of the search, real ones."""
+    """Seconds that the search took, real ones."""
 
     @property
     def trials(self) -> int:
@@ -209,10 +209,10 @@ class _Simulation:
         number = len(self._trials)
         if self._budget.trials is not None and number >= self._budget.trials:
             return None
-        began = time.process_time()
+        began = time.perf_counter()
         trial_id = f"{number + 1:06d}"
         config = self._search.ask(trial_id)
-        self._run.search_seconds += time.process_time() - began
+        self._run.search_seconds += time.perf_counter() - began
         if config is None:
             return None
         trial = _Trial(trial_id, number, config, protected=number < len(self._search.first))
@@ -277,9 +277,9 @@ class _Simulation:
 
     def _tell(self, trial: _Trial, status: Status) -> None:
         value = None if status == "failed" else trial.value
-        began = time.process_time()
+        began = time.perf_counter()
         self._search.tell(Observation(trial.id, trial.config, step=max(trial.step, 1), value=value, status=status))
-        self._run.search_seconds += time.process_time() - began
+        self._run.search_seconds += time.perf_counter() - began
 
     def _result(self, now: float) -> Run:
         limit = math.inf if self._budget.seconds is None else self._budget.seconds

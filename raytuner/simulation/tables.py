@@ -36,6 +36,8 @@ FORMAT = "benchtables-1"
 LEAST_SECONDS = 1e-2
 """A surrogate may answer with no time at all, or with one that runs backwards."""
 DIGITS = 65535
+AHEAD = 9
+"""Steps that a surrogate is asked for at least: they take hardly more time than one, and are mostly wanted next."""
 REMEMBERED = 50_000
 """Trainings that a surrogate keeps, so that one that goes on is not computed from its start again."""
 
@@ -178,7 +180,7 @@ class _Surrogate(_Instance):
         if len(known.values) < steps:
             if len(self._known) >= REMEMBERED:
                 self._known.clear()
-            known = self._known[key] = self._extended(config, known, steps)
+            known = self._known[key] = self._extended(config, known, min(max(steps, AHEAD), self.steps))
         return Curve(known.values[:steps], known.seconds[:steps])
 
     def _extended(self, config: Config, known: Curve, steps: int) -> Curve:
