@@ -128,7 +128,7 @@ class Simulation:
             f"{middle['trials']:g} trials ({statuses}), {middle['steps']:g} steps in {_clock(middle['seconds'])} of "
             "virtual time",
             f"workers in use {middle['utilisation']:.1%}; {middle['lost_workers']:g} lost; "
-            f"the search takes {middle['search_ms_a_trial']:.2f} ms of CPU a trial",
+            f"the search takes {middle['search_ms_a_trial']:.2f} ms a trial",
         ]
         return lines
 
