@@ -127,7 +127,6 @@ class AshaScheduler(Scheduler):
         while step < max_steps:
             self._rungs[step] = []
             step *= self._factor
-        self._settled: dict[str, int] = {}  # the highest rung that a trial has settled
         self._promoted: dict[int, set[str]] = {rung: set() for rung in self._rungs}
         self._ended: set[str] = set()
         self._values: dict[str, dict[int, float]] = {}  # of each trial, at the rungs that it has stood at
@@ -142,11 +141,10 @@ class AshaScheduler(Scheduler):
     def on_report(self, trial_id: str, step: int, value: float) -> Decision:
         check_report(trial_id, step, value)
         self._ended.discard(trial_id)  # it trains again: a retry
-        settled = self._settled.get(trial_id, 0)
+        settled = self._settled(trial_id)
         rungs = [rung for rung in self._rungs if settled < rung <= step]
         if not rungs:
             return Decision("continue", f"step {step}: no rung to settle")
-        self._settled[trial_id] = rungs[-1]
         self._compare(trial_id, rungs[-1], value)
         entries = [Entry(value, len(self._rungs[rung]), trial_id) for rung in rungs]
         for rung, entry in zip(rungs, entries, strict=True):
@@ -191,7 +189,6 @@ class AshaScheduler(Scheduler):
         return {
             "rungs": [[rung, [list(entry) for entry in entries]] for rung, entries in self._rungs.items()],
             "promoted": [[rung, sorted(trials)] for rung, trials in self._promoted.items()],
-            "settled": dict(self._settled),
             "ended": sorted(self._ended),
             "values": [[trial, [list(item) for item in values.items()]] for trial, values in self._values.items()],
             "pairs": [
@@ -210,7 +207,6 @@ class AshaScheduler(Scheduler):
             )
         self._rungs = {rung: [Entry(*entry) for entry in entries] for rung, entries in state["rungs"]}
         self._promoted = {rung: set(trials) for rung, trials in state["promoted"]}
-        self._settled = dict(state["settled"])
         self._ended = set(state["ended"])
         self._values = {trial: {int(rung): value for rung, value in values} for trial, values in state["values"]}
         self._agreements = {rung: {} for rung in self._rungs}
@@ -218,6 +214,10 @@ class AshaScheduler(Scheduler):
             agreement = self._agreements[rung][later] = Agreement()
             for early, late in pairs:
                 agreement.add(early, late)
+
+    def _settled(self, trial_id: str) -> int:
+        """The highest rung that a trial has settled; 0 before the first."""
+        return max(self._values.get(trial_id, ()), default=0)
 
     def _compare(self, trial_id: str, rung: int, value: float) -> None:
         """Enter what a trial came to at a rung, beside its values at the rungs before."""
@@ -283,7 +283,7 @@ class AshaScheduler(Scheduler):
         for trial in range(len(values)):
             ended += train(trial, 0)
             while (resumed := fresh.next_to_resume()) is not None:
-                ended += train(int(resumed), steps.index(fresh._settled[resumed]) + 1)
+                ended += train(int(resumed), steps.index(fresh._settled(resumed)) + 1)
         return [*(len(entries) for entries in fresh._rungs.values()), ended]
 
 

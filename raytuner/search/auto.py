@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -54,23 +54,23 @@ class AutoSearch(Search):
         trials: None when they are not limited. slots: trials at once. size: of the space, None when it is infinite.
         rungs: the steps at which values are told, the last one included.
         """
-        if size is not None and (trials is None or size <= trials):
-            return f"bayesian, until all of the {size} configurations were tried"
+        if slots > CROWD:
+            return f"mostly genetic, since with {slots} trials at once proposals must be cheap"
         how = "bayesian, which learns most from each trial"
         if rungs > 1:
             how += f", with a model for each of {rungs} rungs"
-        if slots > CROWD:
-            return f"mostly genetic, since with {slots} trials at once proposals must be cheap"
-        if trials is None or trials > FEW:
-            return f"{how}; after {FEW} trials mostly genetic, since proposals must be cheap"
+        most = min(number for number in (trials, size, math.inf) if number is not None)
+        if most > FEW:
+            how += f"; after {FEW} trials mostly genetic, since proposals must be cheap"
+        if most == size:
+            how += f"; until all of the {size} configurations were tried"
         return how
 
     def warm_up(self) -> None:
         self._bayesian.warm_up()
         self._genetic.warm_up()
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
+    def forget(self) -> None:
         self._share()
         for member in self._members:
             member.forget()

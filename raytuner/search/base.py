@@ -152,6 +152,10 @@ class Search(ABC):
         }
         self._asked = list(state["asked"])
         self._seen = {config_key(trial.config) for trial in self.trials.values()}
+        self.forget()
+
+    def forget(self) -> None:  # noqa: B027, many searches keep nothing
+        """Drops whatever was computed from the trials so far, since others take their place."""
 
     @abstractmethod
     def _propose(self, rng: np.random.Generator, number: int) -> Config | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -83,12 +83,7 @@ class BayesianSearch(Search):
         SobolPoints.warm_up()
         importlib.import_module("scipy.optimize")
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.forget()
-
     def forget(self) -> None:
-        """Drops what was computed from the trials so far, since others take their place."""
         self._points.restart()
         self._rows.clear()
 

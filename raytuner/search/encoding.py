@@ -39,8 +39,7 @@ class Encoder:
                 continue
             middles = np.array([axis.to_unit(value) for value in axis.grid(axis.size)])
             self._middles.append(middles)
-            # A prior makes cells so uneven that they do not end half way between their middles.
-            self._edges.append((middles[1:] + middles[:-1]) / 2 if axis.warp is None else np.array(axis.edges()))
+            self._edges.append(np.array(axis.edges()))
         parents = {parent for names in space.parents.values() for parent in names}
         self._parents = [index for index, name in enumerate(space.names) if name in parents]
         self._active: dict[bytes, NDArray[np.bool_]] = {}

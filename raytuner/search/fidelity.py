@@ -85,25 +85,23 @@ class FidelityProcess:
 
     def predict(self, x: Array) -> tuple[Array, Array]:
         """Mean and standard deviation at each rung, without noise, at (places, dims): (rungs, places) both."""
-        mean, deviation = self._processes[0].predict(x)
-        means, variances = [mean], [deviation**2]
-        for slope, process in zip(self._slopes, self._processes[1:], strict=True):
-            more, deviation = process.predict(x)
-            means.append(slope * means[-1] + more)
-            variances.append(slope**2 * variances[-1] + deviation**2)
-        return np.array(means), np.sqrt(variances)
+        (mean, *differences), deviations = zip(*(process.predict(x) for process in self._processes), strict=True)
+        means = [mean]
+        for slope, difference in zip(self._slopes, differences, strict=True):
+            means.append(slope * means[-1] + difference)
+        return np.array(means), self._combined(np.array(deviations))
 
     @property
     def noise(self) -> Array:
         """(rungs,): the standard deviation of the noise."""
-        return self._combined([process.noise for process in self._processes])
+        return self._combined(np.array([process.noise for process in self._processes]))
 
     @property
     def spread(self) -> Array:
         """(rungs,): the standard deviation of the signal."""
-        return self._combined([process.spread for process in self._processes])
+        return self._combined(np.array([process.spread for process in self._processes]))
 
-    def _combined(self, deviations: Sequence[float]) -> Array:
+    def _combined(self, deviations: Array) -> Array:
         variances = [deviations[0] ** 2]
         for slope, deviation in zip(self._slopes, deviations[1:], strict=True):
             variances.append(slope**2 * variances[-1] + deviation**2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from bisect import insort
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -112,12 +111,7 @@ class GeneticSearch(Search):
     def warm_up(self) -> None:
         self._points.warm_up()
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.forget()
-
     def forget(self) -> None:
-        """Drops what was computed from the trials so far, since others take their place."""
         self._points.restart()
         self._individuals.clear()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -46,8 +46,7 @@ class GridSearch(Search):
         shown = "more than can be counted" if size is None else f"{size:,}"
         return [f"a grid has at most {MOST:,} configurations, this one has {shown}; give wide parameters a step"]
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
+    def forget(self) -> None:
         assert isinstance(self.options, GridOptions)
         self._rest = self.space.grid(self.options.points)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
 from itertools import pairwise
@@ -79,8 +78,7 @@ class HyperOptSearch(Search):
     def warm_up(self) -> None:
         importlib.import_module("hyperopt.tpe")
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
+    def forget(self) -> None:
         self._places.clear()
 
     def _propose(self, rng: np.random.Generator, number: int) -> Config | None:

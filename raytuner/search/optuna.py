@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import warnings
-from collections.abc import Mapping
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -111,8 +110,7 @@ class OptunaSearch(Search):
         if self.name == "QMCSampler":
             importlib.import_module("scipy.stats.qmc")
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
+    def forget(self) -> None:
         self._known.clear()
         self._numbers.clear()
         self._stale = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -94,8 +94,7 @@ class RandomSearch(Search):
         if self._points:
             self._points.warm_up()
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
+    def forget(self) -> None:
         if self._points:
             self._points.restart()
 

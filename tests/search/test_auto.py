@@ -75,3 +75,7 @@ def test_it_says_what_it_will_do() -> None:
     assert "1000 trials at once" in AutoSearch.choice(5000, slots=1000, size=None, rungs=4)
     assert "all of the 12 configurations" in AutoSearch.choice(None, slots=2, size=12, rungs=1)
     assert "all of the 12 configurations" in AutoSearch.choice(12, slots=2, size=12, rungs=1)
+    assert "configurations" not in AutoSearch.choice(11, slots=2, size=12, rungs=1)
+    many = AutoSearch.choice(None, slots=2, size=10**6, rungs=1)
+    assert "after 2000 trials mostly genetic" in many
+    assert "all of the 1000000 configurations" in many
