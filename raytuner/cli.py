@@ -137,6 +137,12 @@ def _run(options: argparse.Namespace) -> int:
     return _outcome(drive(_plan(options, machine)))
 
 
+def _replay(options: argparse.Namespace) -> int:
+    from raytuner.launch import drive, plan_again
+
+    return _outcome(drive(plan_again(_folder(options), trial=options.trial, name=options.name, seed=options.seed)))
+
+
 def _outcome(state: Any) -> int:
     return {"finished": 0, "interrupted": INTERRUPTED}.get(state.status, FAILED)
 
@@ -291,6 +297,10 @@ def _parser() -> argparse.ArgumentParser:
     command = of_file(add("run", _run, "Run an experiment."))
     command.add_argument("--name", help="another name, when the definition's is taken")
     of_folder(add("resume", _resume, "Go on with an interrupted experiment."))
+    command = of_folder(add("replay", _replay, "Train the best trial again from scratch, by its whole schedule."))
+    command.add_argument("--trial", metavar="ID", help="this trial instead of the best")
+    command.add_argument("--name", help="the new experiment's name; the old one's with -replay by default")
+    command.add_argument("--seed", type=int, help="another seed than the experiment's")
     of_folder(add("status", _status, "Show how far an experiment is.", json_too=True))
     command = add("logs", _logs, "Show what a trial printed.")
     command.add_argument("dir", help="the experiment's folder")

@@ -18,7 +18,7 @@ MAY_KNOW = {
     "components": {"errors"},
     "space": {"errors"},
     "search": {"errors", "components", "space"},
-    "schedulers": {"errors", "components"},
+    "schedulers": {"errors", "components", "space"},
     "testing": {"errors", "space", "search"},
     "definition": {"errors", "components", "space", "search", "schedulers"},
     "plan": {"errors", "space", "search", "schedulers", "definition"},

@@ -9,11 +9,11 @@ from typing import Any
 
 from raytuner.analysis.jsonable import jsonable
 from raytuner.analysis.reading import Reading
-from raytuner.analysis.text import number, value_text
+from raytuner.analysis.text import number, settings, value_text
 from raytuner.errors import CheckpointError, JournalError
 from raytuner.journal import Folder, TrialState
 
-__all__ = ["best", "best_lines", "export"]
+__all__ = ["best", "best_lines", "export", "schedule_rows"]
 
 
 def best(folder: Folder) -> dict[str, Any]:
@@ -33,6 +33,10 @@ def best(folder: Folder) -> dict[str, Any]:
         "value": trial.value,
         "step": trial.value_step,
         "config": trial.config,
+        "schedule": [
+            {"trial": name, "first_step": first, "last_step": last, "config": config}
+            for name, first, last, config in reading.state.lineage(trial.id, trial.value_step)
+        ],
         "checkpoint": None if checkpoint is None else str(checkpoint),
         "test": None if test is None or test.error is not None else test.metrics,
         "defaults": None if defaults is None else {"trial": defaults.id, "value": defaults.value},
@@ -51,8 +55,23 @@ def best_lines(folder: Folder) -> list[str]:
         rows.append(("defaults", f"{found['metric']} {number(found['defaults']['value'])}"))
     rows += [(name, number(value)) for name, value in (found["test"] or {}).items()]
     rows.append(("checkpoint", found["checkpoint"] or "not kept"))
+    if len(found["schedule"]) > 1:
+        rows += schedule_rows(found["schedule"])
+        rows.append(("", "`raytuner replay` trains it again so, from scratch"))
     width = max(len(name) for name, _ in rows)
     return lines + [f"  {name:<{width}}  {text}" for name, text in rows]
+
+
+def schedule_rows(schedule: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """How the parameters changed on the way to the best: the steps, and what was new from then on."""
+    rows = []
+    before: dict[str, Any] = {}
+    for part in schedule:
+        changed = {name: value for name, value in part["config"].items() if before.get(name) != value}
+        steps = f"steps {part['first_step']}-{part['last_step']}"
+        rows.append((steps, f"{settings(changed) or 'as before'}  (trial {part['trial']})"))
+        before = part["config"]
+    return rows
 
 
 def export(folder: Folder, target: Path) -> Path:

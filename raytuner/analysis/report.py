@@ -107,7 +107,23 @@ def _best(reading: Reading) -> list[str]:
     rows += [[f"`{name}`", *(value_text(trial.config.get(name, "–")) for trial in columns)] for name in names]
     if defaults is best:
         lines += ["", "These are the defaults: no proposal was better."]
-    return [*lines, "", *markdown_table(head, rows)]
+    return [*lines, "", *markdown_table(head, rows), *_schedule(reading, best)]
+
+
+def _schedule(reading: Reading, best: TrialState) -> list[str]:
+    """How the parameters changed on the way to the best value, if they did."""
+    lineage = reading.state.lineage(best.id, best.value_step)
+    if len(lineage) < 2:
+        return []
+    names = list(dict.fromkeys(name for *_, config in lineage for name in config))
+    changing = [name for name in names if len({repr(config.get(name)) for *_, config in lineage}) > 1]
+    rows = [
+        [f"{first}-{last}", trial, *(value_text(config.get(name, "–")) for name in changing)]
+        for trial, first, last, config in lineage
+    ]
+    head = ["steps", "trial", *(f"`{name}`" for name in changing)]
+    said = "What it was trained with, step by step; `raytuner replay` trains it again so, from scratch:"
+    return ["", said, "", *markdown_table(head, rows)]
 
 
 def _ranking(reading: Reading) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from raytuner.definition.intervals import never_holds
 from raytuner.definition.messages import parse_problem
 from raytuner.definition.sections import Budget, Checkpoints, Objective
 from raytuner.errors import Problem, SearchError, SpaceError
-from raytuner.schedulers import SCHEDULERS
+from raytuner.schedulers import SCHEDULERS, PbtOptions
 from raytuner.search import SEARCHES
 from raytuner.space import Choice, Expression, Float, Int, Space
 
@@ -48,9 +49,15 @@ def cross_problems(parts: Parts) -> list[Problem]:
         problems += _space_problems(parts, parts.space)
     problems += _component_problems(parts)
     budget = parts.budget
-    if budget and parts.search and budget.trials is None and budget.time is None and _type(parts.search) != "grid":
+    population = parts.scheduler.population if isinstance(parts.scheduler, PbtOptions) else None
+    unbounded = budget and budget.trials is None and budget.time is None and population is None
+    if parts.search and unbounded and _type(parts.search) != "grid":
         rule, remedy = "a budget of trials, time or both is needed", "write budget: {trials: 50} or {time: 30m}"
         problems.append(Problem("budget", rule, "neither", remedy))
+    if budget and population is not None and budget.trials not in (None, population):
+        rule = f"with pbt, the trials are the population, which is {population}"
+        remedy = f"leave it out, or set scheduler.population to {budget.trials}"
+        problems.append(Problem("budget.trials", rule, f"{budget.trials}", remedy))
     objective, checkpoints = parts.objective, parts.checkpoints
     if parts.has_test and objective and checkpoints and objective.select == "best" and not checkpoints.best:
         rule, remedy = "test runs on the best checkpoint, which must be kept", "set checkpoints.best to true"
@@ -156,9 +163,13 @@ def _component_problems(parts: Parts) -> list[Problem]:
     if parts.scheduler is None or parts.objective is None or _type(parts.scheduler) not in SCHEDULERS:
         return []
     try:
-        SCHEDULERS[_type(parts.scheduler)](parts.scheduler, max_steps=parts.objective.max_steps, seed=0)
+        scheduler = SCHEDULERS[_type(parts.scheduler)](parts.scheduler, max_steps=parts.objective.max_steps, seed=0)
+        if parts.space and not parts.broken:
+            with suppress(SpaceError):  # which is told elsewhere
+                scheduler.use(Space(parts.space))
     except SearchError as error:
-        return [parse_problem("scheduler", str(error).removeprefix("scheduler: "))]
+        where, _, text = str(error).partition(": ")
+        return [parse_problem(where, text)]
     return []
 
 

@@ -20,6 +20,7 @@ from raytuner.journal import (
     Decided,
     Event,
     ExperimentState,
+    Exploited,
     Folder,
     JournalWriter,
     Logged,
@@ -29,8 +30,9 @@ from raytuner.journal import (
     TrialStarted,
     TrialState,
 )
+from raytuner.journal.state import EXPLOIT
 from raytuner.plan import Plan
-from raytuner.schedulers import Decision
+from raytuner.schedulers import Decision, Exploit
 from raytuner.search import Observation, Search, Status
 from raytuner.training.trial import TrialSpec
 
@@ -69,6 +71,7 @@ class Conductor:
         self._interrupted: set[str] = set()
         self._decided: dict[str, int] = {}  # the last step of a trial at which was decided
         self._unfollowed: dict[str, Decided] = {}  # pauses and stops whose trial's end is not on record
+        self._exploits: dict[str, Exploit] = {}  # decided, and not carried out yet
         self._lost: dict[str, int] = {}
         self._decides = self._deciding_steps()
         self._clock: float | None = None  # begins with the first trial
@@ -85,13 +88,24 @@ class Conductor:
             match event:
                 case TrialAsked():
                     self.proposals.asked(event.trial, event.config, event.known)
+                    self._start(event)
+                case Exploited():
+                    self._exploits.pop(event.trial, None)
+                    self.scheduler.on_start(event.trial, event.config)
                 case TrialStarted():
                     self._interrupted.discard(event.trial)
                 case Decided(action="resume"):
-                    self.scheduler.next_to_resume()
+                    resumed = self.scheduler.next_to_resume()
+                    if resumed is not None and resumed.exploit is not None:
+                        self._exploits[event.trial] = resumed.exploit
                     self._interrupted.add(event.trial)  # until it has started
+                case Decided(action="keep"):
+                    self._exploits.pop(event.trial, None)
+                    self.scheduler.on_start(event.trial, self.state.trials[event.trial].current)
                 case Decided() if event.value is not None:
-                    self.scheduler.on_report(event.trial, event.step, self._sign * event.value)
+                    decision = self.scheduler.on_report(event.trial, event.step, self._sign * event.value)
+                    if event.action == "exploit" and decision.exploit is not None:
+                        self._exploits[event.trial] = decision.exploit
                     self._decided[event.trial] = event.step
                     if event.action == "continue":
                         self._tell(self.state.trials[event.trial], "running")
@@ -103,6 +117,8 @@ class Conductor:
                     if event.reason.startswith(INTERRUPTED):
                         self._interrupted.add(event.trial)
                     else:
+                        if event.trial in self._exploits:
+                            self._interrupted.add(event.trial)  # until it has started from there
                         self._learn_end(self.state.trials[event.trial])
                 case _:
                     pass
@@ -122,6 +138,7 @@ class Conductor:
         if decided is not None:
             self._follow(trial, trial.attempt, decided)
             return
+        self._exploit(trial)
         self._upkeep.recover(trial)
         newest = trial.last_checkpoint
         at_rung = newest is not None and newest.step == trial.step and self.scheduler.decides_at(trial.step)
@@ -162,13 +179,40 @@ class Conductor:
 
     def _resume(self) -> TrialState | None:
         """The paused trial that goes on next, if there is one."""
-        resumed = self.scheduler.next_to_resume()
+        resumed = self.scheduler.next_to_resume(fresh=self._next_id is not None and not self.proposals.spent)
         if resumed is None:
             return None
-        trial = self.state.trials[resumed]
-        reason = "among the best of its rung by now"
-        self.record(Decided(trial=resumed, step=trial.step, action="resume", reason=reason))
+        trial = self.state.trials[resumed.trial_id]
+        self.record(Decided(trial=trial.id, step=trial.step, action="resume", reason=resumed.reason))
+        if resumed.exploit is not None:
+            self._exploits[trial.id] = resumed.exploit
+            self._exploit(trial)
         return trial
+
+    def _exploit(self, trial: TrialState) -> None:
+        """Have a trial go on from where the scheduler said, if it said so: its next attempt begins there."""
+        exploit = self._exploits.pop(trial.id, None)
+        if exploit is None:
+            return
+        source = self.state.trials[exploit.source]
+        phase = len(source.phases) - 1
+        step = self._upkeep.adopt(trial, source)
+        if step is None:
+            reason = f"no checkpoint of {source.id} could be used; it goes on as it was"
+            self.warnings.append(f"trial {trial.id}: {reason}")
+            self.scheduler.on_start(trial.id, trial.current)
+            self.record(Decided(trial=trial.id, step=trial.step, action="keep", reason=reason))
+            return
+        self.record(
+            Exploited(
+                trial=trial.id,
+                step=trial.step,
+                source=source.id,
+                source_step=step,
+                source_phase=phase,
+                config=exploit.config,
+            )
+        )
 
     def _promote(self) -> None:
         """With nothing at work and nothing queued, a paused trial that may go on is all that is left to do: find it
@@ -189,10 +233,16 @@ class Conductor:
             return None
         source = "defaults" if self.experiment.defaults and not self.state.trials else "search"
         self.record(TrialAsked(trial=trial_id, config=proposal.config, source=source, known=proposal.known))
+        self._start(self.state.trials[trial_id])
         following = self._next_id
         if self.slots >= AHEAD_SLOTS and following is not None:
             self.proposals.prepare(following)
         return self._attempt(self.state.trials[trial_id])
+
+    def _start(self, asked: TrialAsked | TrialState) -> None:
+        """Tell the scheduler of a new trial."""
+        trial_id = asked.trial if isinstance(asked, TrialAsked) else asked.id
+        self.scheduler.on_start(trial_id, asked.config, baseline=asked.source == "defaults")
 
     @property
     def _next_id(self) -> str | None:
@@ -209,7 +259,7 @@ class Conductor:
         return TrialSpec(
             trial=trial.id,
             attempt=attempt,
-            config=trial.config,
+            config=trial.current,
             seed=self.plan.trial_seed(trial.id),
             dir=str(self.folder.trial(trial.id)),
             metric=objective.metric,
@@ -228,6 +278,7 @@ class Conductor:
             },
             cpus=experiment.resources.cpu,
             best=(trial.value, trial.value_step) if trial.value is not None else None,
+            seconds=trial.seconds,
         )
 
     def spec_for_test(self, trial: TrialState, checkpoint: str) -> TrialSpec:
@@ -235,7 +286,7 @@ class Conductor:
         spec = self._attempt(trial)
         del self._running[trial.id]
         folder = self.folder.trial(trial.id) / "test"
-        return replace(spec, checkpoints=(checkpoint,), dir=str(folder), decides=(), deadline=None)
+        return replace(spec, config=trial.config, checkpoints=(checkpoint,), dir=str(folder), decides=(), deadline=None)
 
     def _deadline(self) -> float | None:
         limit = self.experiment.budget.time
@@ -301,12 +352,14 @@ class Conductor:
         """Ask the scheduler, and do as it says; True when the attempt has ended with that."""
         if self._decided.get(trial.id, 0) >= step:
             return False  # trained again after a loss: decided long since
-        value = trial.value
+        value = trial.last[self.state.metric] if self.scheduler.compares == "last" else trial.value
         assert value is not None, "a report with a finite objective comes before every question"
         decision = self.scheduler.on_report(trial.id, step, self._sign * value)
         if decision.action == "stop" and trial.source == "defaults":
             # They are what the best is compared with: half a baseline would flatter it.
             decision = Decision("continue", f"{decision.reason}; the defaults go on all the same, as the baseline")
+        if decision.exploit is not None:
+            self._exploits[trial.id] = decision.exploit
         decided = Decided(trial=trial.id, step=step, action=decision.action, reason=decision.reason, value=value)
         self._decided[trial.id] = step
         self.record(decided)
@@ -317,12 +370,15 @@ class Conductor:
         return True
 
     def _follow(self, trial: TrialState, attempt: int, decided: Decided) -> None:
-        status = "paused" if decided.action == "pause" else "stopped"
+        status = "stopped" if decided.action == "stop" else "paused"
         self._running.pop(trial.id, None)
         self.record(
             TrialEnded(trial=trial.id, attempt=attempt, status=status, step=decided.step, reason=decided.reason)
         )
         self._learn_end(trial)
+        if decided.action == "exploit":
+            self._exploit(trial)
+            self._queue.appendleft(trial.id)
         self._upkeep.keep_within_disk()
 
     def _ended(
@@ -348,8 +404,24 @@ class Conductor:
             self._learn_end(trial)
         self._upkeep.keep_within_disk()
         if error is not None and error["kind"] == "import":
-            self.fatal = reason
-            self.stop(reason, "failed")
+            self._give_up_all(reason)
+        elif error is not None and error["kind"] == "checkpoint" and self._began_elsewhere(trial):
+            now = trial.phases[-1]
+            source = self.state.trials[now.source]
+            theirs = source.phases[now.source_phase].config
+            changed = sorted(name for name in now.config if now.config[name] != theirs.get(name))
+            self._give_up_all(
+                f"trial {trial.id}: a state of trial {source.id} does not load with other values of "
+                f"{', '.join(changed)}; take out of scheduler.mutate what the shape of the model hangs on ({reason})"
+            )
+
+    def _began_elsewhere(self, trial: TrialState) -> bool:
+        """Whether a trial has reported nothing since it took over a checkpoint."""
+        return len(trial.phases) > 1 and trial.last_checkpoint is not None and trial.last_checkpoint.reason == EXPLOIT
+
+    def _give_up_all(self, reason: str) -> None:
+        self.fatal = reason
+        self.stop(reason, "failed")
 
     def lost(self, trial_id: str, message: str) -> None:
         """The slot of a running attempt died, or never came up."""
@@ -381,6 +453,8 @@ class Conductor:
         self._tell(trial, status)
 
     def _tell(self, trial: TrialState, status: Status) -> None:
+        if len(trial.phases) > 1:
+            return  # what comes after is not what its configuration came to
         value = None if status == "failed" or trial.value is None else self._sign * trial.value
         step = max(trial.step, 1)
         self.proposals.tell(Observation(trial.id, trial.config, step=step, value=value, status=status))

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 from raytuner.errors import CheckpointError
 from raytuner.journal import CheckpointRemoved, CheckpointWritten, Event, ExperimentState, Folder, Reported, TrialState
-from raytuner.training.checkpoint import read_manifest, remove_checkpoint
+from raytuner.journal.state import EXPLOIT
+from raytuner.training.checkpoint import adopt_checkpoint, read_manifest, remove_checkpoint
 
 __all__ = ["INTERRUPTED", "Upkeep"]
 
 INTERRUPTED = "interrupted"
 """How the reason begins of a trial that a resume goes on with."""
+
+LOOKS = 3
+"""How often to look for another trial's checkpoints, which it may delete meanwhile for a newer one."""
 
 
 class Upkeep:
@@ -52,12 +57,44 @@ class Upkeep:
                 step = manifest["step"]
                 self._record(
                     CheckpointWritten(
-                        trial=trial.id, attempt=attempt, step=step, path=str(path), bytes=size, reason="found"
+                        trial=trial.id,
+                        attempt=attempt,
+                        step=step,
+                        path=str(path),
+                        bytes=size,
+                        reason=EXPLOIT if "origin" in manifest else "found",
                     )
                 )
             for report in manifest["reports"]:
                 if report["step"] > trial.step:
                     self._record(Reported(trial=trial.id, attempt=attempt, **report))
+
+    def adopt(self, trial: TrialState, source: TrialState) -> int | None:
+        """Make the source's latest checkpoint the trial's own, for its next attempt; its step, None if there is none.
+
+        It is never one before the trial's own step, nor one after which nothing is left to train. What stands on the
+        disk counts: a source that trains has written new ones, and deleted older ones, before it is known here.
+        """
+        attempt = trial.attempt + 1
+        last = self._state.max_steps or math.inf
+        for _ in range(LOOKS):
+            found = (self._folder.trial(source.id) / "checkpoints").glob("[0-9]*-[0-9]*")
+            for path in sorted(found, key=_step_and_attempt, reverse=True):
+                step, _ = _step_and_attempt(path)
+                if not trial.step <= step < last:
+                    continue
+                target = self._folder.trial(trial.id) / "checkpoints" / f"{step:06d}-{attempt}"
+                try:
+                    size = adopt_checkpoint(path, target, trial=trial.id, attempt=attempt)
+                except CheckpointError:
+                    continue
+                self._record(
+                    CheckpointWritten(
+                        trial=trial.id, attempt=attempt, step=step, path=str(target), bytes=size, reason=EXPLOIT
+                    )
+                )
+                return step
+        return None
 
     def keep_within_disk(self) -> None:
         """Delete checkpoints of trials that have ended, worst first, while the experiment's are over their budget."""
@@ -88,3 +125,8 @@ class Upkeep:
                 f"the checkpoints of running trials and of the best one need {total / 1e6:.0f} MB, more than "
                 f"checkpoints.disk={self._disk / 1e6:.0f} MB; raise it"
             )
+
+
+def _step_and_attempt(path: Path) -> tuple[int, int]:
+    step, _, attempt = path.name.partition("-")
+    return int(step), int(attempt)

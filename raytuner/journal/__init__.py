@@ -7,6 +7,7 @@ from raytuner.journal.events import (
     DriverEnded,
     DriverStarted,
     Event,
+    Exploited,
     Logged,
     Reported,
     Tested,
@@ -16,7 +17,7 @@ from raytuner.journal.events import (
 )
 from raytuner.journal.folder import Folder, Lock
 from raytuner.journal.log import Cursor, JournalReader, JournalWriter, events_beyond
-from raytuner.journal.state import Checkpoint, ExperimentState, Step, TrialState, replay
+from raytuner.journal.state import Checkpoint, ExperimentState, Phase, Step, TrialState, replay
 
 __all__ = [
     "Checkpoint",
@@ -28,11 +29,13 @@ __all__ = [
     "DriverStarted",
     "Event",
     "ExperimentState",
+    "Exploited",
     "Folder",
     "JournalReader",
     "JournalWriter",
     "Lock",
     "Logged",
+    "Phase",
     "Reported",
     "Step",
     "Tested",

@@ -17,6 +17,7 @@ __all__ = [
     "DriverEnded",
     "DriverStarted",
     "Event",
+    "Exploited",
     "Logged",
     "Reported",
     "Tested",
@@ -146,6 +147,26 @@ class Decided(Event):
     action: str
     reason: str
     value: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exploited(Event):
+    """A trial took over a checkpoint, of another trial or its own, and goes on from there with another configuration.
+
+    The checkpoint stands already, as one of the trial's own, with ``exploit`` as its reason.
+    """
+
+    type: ClassVar[str] = "exploited"
+    trial: str
+    step: int
+    """The last step that the trial had reported."""
+    source: str
+    source_step: int
+    """The checkpoint's step, after which the trial goes on."""
+    source_phase: int
+    """How often the source had gone on from somewhere else by then."""
+    config: dict[str, Any]
+    reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

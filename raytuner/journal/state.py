@@ -13,6 +13,7 @@ from raytuner.journal.events import (
     DriverEnded,
     DriverStarted,
     Event,
+    Exploited,
     Logged,
     Reported,
     Tested,
@@ -23,8 +24,10 @@ from raytuner.journal.events import (
 from raytuner.journal.folder import Folder
 from raytuner.journal.log import JournalReader
 
-__all__ = ["Checkpoint", "ExperimentState", "Step", "TrialState", "replay"]
+__all__ = ["Checkpoint", "ExperimentState", "Phase", "Step", "TrialState", "replay"]
 
+EXPLOIT = "exploit"
+"""The reason of a checkpoint that a trial took over from another."""
 ENDED = frozenset({"finished", "stopped", "failed"})
 
 
@@ -52,12 +55,28 @@ class Checkpoint:
     reason: str
 
 
+@dataclass(frozen=True)
+class Phase:
+    """A time of a trial with one configuration."""
+
+    after: int
+    """The step of the checkpoint that it began with; 0 from scratch."""
+    config: dict[str, Any]
+    source: str = ""
+    """The trial whose checkpoint that was; empty for the first phase."""
+    source_phase: int = 0
+    """Which of the source's phases the checkpoint was from, counted from 0."""
+    left: int = 0
+    """The last step of the trial's phase before."""
+
+
 @dataclass
 class TrialState:
     """One trial as far as the journal tells."""
 
     id: str
     config: dict[str, Any]
+    """What its value was reached with; before it has one, what was asked for."""
     source: str
     status: str = "pending"
     """pending, running, paused, finished, stopped, failed."""
@@ -84,6 +103,18 @@ class TrialState:
     """Those that stand, by path."""
     decisions: list[Decided] = field(default_factory=list)
     logged: list[Logged] = field(default_factory=list)
+    phases: list[Phase] = field(default_factory=list)
+    """One for each configuration that it had; what was asked for is the first."""
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The configuration that it began with."""
+        return self.phases[0].config if self.phases else self.config
+
+    @property
+    def current(self) -> dict[str, Any]:
+        """The configuration that it trains with now."""
+        return self.phases[-1].config if self.phases else self.config
 
     @property
     def ended(self) -> bool:
@@ -92,7 +123,8 @@ class TrialState:
     @property
     def best_checkpoint(self) -> Checkpoint | None:
         """The checkpoint of the value's step; None when it was not kept."""
-        at_best = [c for c in self.checkpoints.values() if c.step == self.value_step]
+        own = (c for c in self.checkpoints.values() if c.reason != EXPLOIT)  # else it is another trial's
+        at_best = [c for c in own if c.step == self.value_step]
         return max(at_best, key=lambda c: c.attempt, default=None)
 
     @property
@@ -136,6 +168,23 @@ class ExperimentState:
         """Seconds in which a driver was at work, each from its first trial's start: what the budget counts."""
         return self.elapsed + (self.last_at - self._driver_at if self._driver_at else 0.0)
 
+    def lineage(self, trial_id: str, step: int) -> list[tuple[str, int, int, dict[str, Any]]]:
+        """How a state came about: (trial, first step, last step, configuration), in the order of the steps.
+
+        That of the trial after a step, followed back over the checkpoints that were taken over. The steps follow one
+        another from 1 on: training so again from scratch is a fixed schedule.
+        """
+        trial = self.trials[trial_id]
+        phase = max((number for number, phase in enumerate(trial.phases) if phase.after < step), default=0)
+        found: list[tuple[str, int, int, dict[str, Any]]] = []
+        while True:
+            begun = trial.phases[phase]
+            if step > begun.after:
+                found.append((trial.id, begun.after + 1, step, begun.config))
+            if not begun.source:
+                return found[::-1]
+            step, phase, trial = begun.after, begun.source_phase, self.trials[begun.source]
+
     def curve(self) -> list[tuple[float, int, str, float]]:
         """The incumbents in the order of time, from the history: (time, steps trained so far, trial, value).
 
@@ -173,7 +222,9 @@ class ExperimentState:
             case Tested():
                 self.tests.append(event)
             case TrialAsked():
-                self.trials[event.trial] = TrialState(event.trial, event.config, event.source, asked_at=event.at)
+                self.trials[event.trial] = TrialState(
+                    event.trial, event.config, event.source, asked_at=event.at, phases=[Phase(0, event.config)]
+                )
             case TrialStarted():
                 self._driver_at = self._driver_at or event.at
                 trial = self.trials[event.trial]
@@ -198,6 +249,11 @@ class ExperimentState:
             case Decided():
                 if self.history:
                     self.trials[event.trial].decisions.append(event)
+            case Exploited():
+                trial = self.trials[event.trial]
+                trial.phases.append(
+                    Phase(event.source_step, event.config, event.source, event.source_phase, left=event.step)
+                )
             case Logged():
                 if self.history:
                     self.trials[event.trial].logged.append(event)
@@ -228,7 +284,7 @@ class ExperimentState:
         if trial.value is not None and self.select != "last" and not self.better(value, trial.value):
             return
         before = self.best.value if self.best is not None else None
-        trial.value, trial.value_step = value, event.step
+        trial.value, trial.value_step, trial.config = value, event.step, trial.current
         if before is None or self.better(value, before):
             self.best, self.best_at = trial, event.time or event.at
             self.incumbents.append((self.best_at, self.steps, trial.id, value))

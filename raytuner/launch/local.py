@@ -240,7 +240,7 @@ def _driver_started(plan: Plan, segment: int) -> DriverStarted:
             "max_steps": objective.max_steps,
             "select": objective.select,
         },
-        budget={"trials": experiment.budget.trials, "time": experiment.budget.time},
+        budget={"trials": experiment.budget.trials or plan.population, "time": experiment.budget.time},
         pid=os.getpid(),
         host=socket.gethostname(),
         command=shlex.join(["raytuner" if sys.argv[0].endswith("raytuner") else sys.argv[0], *sys.argv[1:]]),

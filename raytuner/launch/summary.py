@@ -84,7 +84,8 @@ def _test(console: Console, state: ExperimentState) -> None:
 
 
 def _savings(console: Console, state: ExperimentState) -> None:
-    text = f"  trained   {len(state.trials)} trials, {state.steps} steps in {duration(state.time_used)}"
+    trials = f"{len(state.trials)} trial{'s' * (len(state.trials) != 1)}"
+    text = f"  trained   {trials}, {state.steps} steps in {duration(state.time_used)}"
     full = len(state.trials) * (state.max_steps or 0)
     if full > state.steps and state.count("stopped", "paused"):
         text += f"; early stopping saved {full - state.steps} of {full} steps ({1 - state.steps / full:.0%})"

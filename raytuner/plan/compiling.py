@@ -47,12 +47,14 @@ def compile_plan(
     space = Space(experiment.space, experiment.constraints)
     machine = machine or this_machine(ask_driver=experiment.resources.gpu > 0)
     configurations = most_configurations(experiment, space)
-    trials = _smaller(experiment.budget.trials, configurations)
+    scheduler_seed = derived_seed(experiment.seed, "scheduler")
+    scheduler = _known_scheduler(experiment, scheduler_seed)
+    most = scheduler.most_trials if scheduler is not None else None
+    trials = _smaller(_smaller(experiment.budget.trials, configurations), most)
     slots, problems = find_slots(experiment.resources, machine, trials)
     if problems := storage_problems(experiment.storage) + problems:
         raise PlanError("\n".join(map(str, problems)))
-    scheduler_seed = derived_seed(experiment.seed, "scheduler")
-    rungs = rungs_of(_known_scheduler(experiment, scheduler_seed), trials)
+    rungs = rungs_of(scheduler, trials)
     max_steps = experiment.objective.max_steps
     return Plan(
         experiment=experiment,

@@ -12,7 +12,7 @@ from raytuner.definition import CodeInfo, Experiment, to_plain
 from raytuner.plan.cost import kept_checkpoints
 from raytuner.plan.describe import describe
 from raytuner.plan.machine import Machine
-from raytuner.schedulers import Scheduler, build_scheduler
+from raytuner.schedulers import PbtOptions, Scheduler, build_scheduler
 from raytuner.search import AutoOptions, AutoSearch, Search, build_search
 from raytuner.space import Space
 
@@ -67,6 +67,12 @@ class Plan:
     warnings: tuple[str, ...] = ()
     """What is allowed, but may surprise."""
 
+    @property
+    def population(self) -> int | None:
+        """The trials that the scheduler takes, where it says how many."""
+        scheduler = self.experiment.scheduler
+        return scheduler.population if isinstance(scheduler, PbtOptions) else None
+
     def build_search(self) -> Search:
         """A fresh search, which proposes the defaults first. Raises SearchError when it cannot be built."""
         first = [self.experiment.defaults] if self.experiment.defaults else []
@@ -74,7 +80,8 @@ class Plan:
 
     def build_scheduler(self) -> Scheduler:
         """A fresh scheduler. Raises SearchError when it cannot be built."""
-        return build_scheduler(self.experiment.scheduler, self.experiment.objective.max_steps, self.scheduler_seed)
+        experiment = self.experiment
+        return build_scheduler(experiment.scheduler, experiment.objective.max_steps, self.scheduler_seed, self.space)
 
     def trial_seed(self, trial_id: str) -> int:
         """The seed of a trial, from 0 to 2**31 - 1: the same in every attempt, another for every trial."""

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from raytuner.components import Options
 from raytuner.errors import Problem, SearchError
-from raytuner.schedulers.base import Decision, Scheduler, check_report
+from raytuner.schedulers.base import Decision, Resume, Scheduler, check_report
 
 __all__ = ["AshaOptions", "AshaScheduler"]
 
@@ -160,7 +160,7 @@ class AshaScheduler(Scheduler):
     def on_end(self, trial_id: str, status: str) -> None:
         self._ended.add(trial_id)
 
-    def next_to_resume(self) -> str | None:
+    def next_to_resume(self, *, fresh: bool = False) -> Resume | None:
         if self.form != "promote":
             return None
         found = self._promotable()
@@ -168,7 +168,7 @@ class AshaScheduler(Scheduler):
             return None
         rung, entry = found
         self._promoted[rung].add(entry.trial_id)
-        return entry.trial_id
+        return Resume(entry.trial_id, "among the best of its rung by now")
 
     def expected_rungs(self, trials: int) -> list[tuple[int, float]]:
         """Forecast by running this scheduler on random values, as if the best at one rung were the best at all.
@@ -283,7 +283,7 @@ class AshaScheduler(Scheduler):
         for trial in range(len(values)):
             ended += train(trial, 0)
             while (resumed := fresh.next_to_resume()) is not None:
-                ended += train(int(resumed), steps.index(fresh._settled(resumed)) + 1)
+                ended += train(int(resumed.trial_id), steps.index(fresh._settled(resumed.trial_id)) + 1)
         return [*(len(entries) for entries in fresh._rungs.values()), ended]
 
 

@@ -11,19 +11,42 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel
 
 from raytuner.errors import Problem, SearchError
+from raytuner.space import Config, Space
 
-__all__ = ["Decision", "Scheduler"]
+__all__ = ["Decision", "Exploit", "Resume", "Scheduler"]
+
+
+@dataclass(frozen=True)
+class Exploit:
+    """A trial is to go on from another's latest checkpoint, with another configuration."""
+
+    source: str
+    """The trial whose checkpoint it is; possibly the trial itself."""
+    config: Config
+    """The whole configuration with which it goes on."""
 
 
 @dataclass(frozen=True)
 class Decision:
     """What becomes of a trial after a report."""
 
-    action: Literal["continue", "pause", "stop"]
+    action: Literal["continue", "pause", "stop", "exploit"]
     """``continue``: train the next step. ``pause``: free the slot and keep the checkpoint; ``next_to_resume`` may name
-    the trial later. ``stop``: the trial has ended and never comes back."""
+    the trial later. ``stop``: the trial has ended and never comes back. ``exploit``: go on as ``exploit`` says."""
     reason: str
     """Why, as a sentence with numbers."""
+    exploit: Exploit | None = None
+
+
+@dataclass(frozen=True)
+class Resume:
+    """A paused trial goes on."""
+
+    trial_id: str
+    reason: str
+    """Why, as a sentence with numbers."""
+    exploit: Exploit | None = None
+    """Where from, and how, if not from its own checkpoint as it was."""
 
 
 class Scheduler(ABC):
@@ -38,18 +61,32 @@ class Scheduler(ABC):
         scheduler.on_end("000003", "stopped")
 
     A slot that is free first asks ``next_to_resume``, and starts a new trial when the answer is None.
+    ``on_start`` tells of a new trial before it reports.
     """
 
     Options: ClassVar[type[BaseModel]]
     """The model of the options that the scheduler takes."""
     pauses: bool = False
-    """Whether it may pause trials, so that every deciding step needs a checkpoint."""
+    """Whether it may pause trials, or copy them, so that every deciding step needs a checkpoint."""
+    compares: Literal["value", "last"] = "value"
+    """What it wants to be told of a trial: its value, which may be an earlier step's, or what it reported last."""
+    most_trials: int | None = None
+    """The most trials that it takes; None for any number."""
 
     def __init__(self, options: BaseModel, *, max_steps: int | None, seed: int) -> None:
         """max_steps: the most steps that a trial takes, at least 1; None when unknown."""
         self.options = options
         self.max_steps = max_steps
         self.seed = seed
+
+    def use(self, space: Space) -> None:  # noqa: B027, not every scheduler cares for configurations
+        """Told the space before anything else. Raises SearchError when the options do not fit it."""
+
+    def on_start(self, trial_id: str, config: Config, *, baseline: bool = False) -> None:  # noqa: B027, as above
+        """A new trial is handed out; or one goes on with another configuration than the scheduler said.
+
+        baseline: it has the defaults, which all others are compared with: it is trained as it is.
+        """
 
     @abstractmethod
     def decision_steps(self) -> tuple[int, ...]:
@@ -70,8 +107,11 @@ class Scheduler(ABC):
     def on_end(self, trial_id: str, status: str) -> None:  # noqa: B027, not every scheduler keeps account
         """A trial has ended (finished, stopped or failed) and is not to be resumed, unless it reports again."""
 
-    def next_to_resume(self) -> str | None:
-        """The paused trial to go on next, or None. The caller must resume it: the same place is not offered twice."""
+    def next_to_resume(self, *, fresh: bool = False) -> Resume | None:
+        """The paused trial to go on next, or None. The caller must resume it: the same place is not offered twice.
+
+        fresh: a new trial could be started in its stead.
+        """
         return None
 
     @abstractmethod

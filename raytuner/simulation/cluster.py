@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from raytuner.schedulers import Scheduler
+from raytuner.errors import Problem, SearchError
+from raytuner.schedulers import PbtScheduler, Scheduler, ScheduleScheduler
 from raytuner.search import Observation, Search, Status
 from raytuner.simulation.tables import Table
 from raytuner.space import Config
@@ -136,7 +137,13 @@ def simulate_run(
 
     max_steps: the most steps of a trial; the table's by default. As on a real cluster, a free worker first takes a
     trial that lost its own, then one that the scheduler resumes, then a new one.
+
+    Raises SearchError for a scheduler that changes configurations on the way: no table knows what becomes of these.
     """
+    if isinstance(scheduler, PbtScheduler | ScheduleScheduler):
+        rule = "a table has trainings with one configuration from start to end"
+        got = f"{scheduler.options.type}, which changes it on the way"  # type: ignore[attr-defined]
+        raise SearchError(str(Problem("scheduler", rule, got, "simulate asha or none, or run it")))
     return _Simulation(table, search, scheduler, cluster, budget, seed, select, max_steps or table.steps).run()
 
 
@@ -203,10 +210,11 @@ class _Simulation:
     def _next(self) -> _Trial | None:
         if self._lost:
             return self._lost.popleft()
-        resumed = self._scheduler.next_to_resume()
-        if resumed is not None:
-            return self._trials[resumed]
         number = len(self._trials)
+        fresh = self._budget.trials is None or number < self._budget.trials
+        resumed = self._scheduler.next_to_resume(fresh=fresh)
+        if resumed is not None:
+            return self._trials[resumed.trial_id]
         if self._budget.trials is not None and number >= self._budget.trials:
             return None
         began = time.perf_counter()
@@ -217,6 +225,7 @@ class _Simulation:
             return None
         trial = _Trial(trial_id, number, config, protected=number < len(self._search.first))
         self._trials[trial_id] = trial
+        self._scheduler.on_start(trial_id, config, baseline=trial.protected)
         self._run.failed.append(False)
         return trial
 

@@ -19,6 +19,8 @@ class Details:
     tags: Mapping[str, str] = field(default_factory=dict)
     search: str = ""
     scheduler: str = ""
+    mutated: tuple[str, ...] = ()
+    """The parameters that change while a trial trains."""
     register: str = ""
     """The name of the registered model that the best checkpoint becomes a version of."""
 
@@ -38,12 +40,20 @@ def read_details(path: Path) -> Details:
         tags={str(key): str(value) for key, value in _mapping(data.get("tags")).items()},
         search=_kind(data.get("search")),
         scheduler=_kind(data.get("scheduler")),
+        mutated=_mutated(data.get("scheduler")),
         register=str(_mapping(tracking).get("register") or ""),
     )
 
 
 def _mapping(value: Any) -> Mapping[Any, Any]:
     return value if isinstance(value, Mapping) else {}
+
+
+def _mutated(scheduler: Any) -> tuple[str, ...]:
+    """Of population-based training, and of a fixed schedule."""
+    options = _mapping(scheduler)
+    changed = [name for change in options.get("changes") or () for name in _mapping(change.get("config"))]
+    return tuple(dict.fromkeys([*(options.get("mutate") or ()), *changed]))
 
 
 def _kind(value: Any) -> str:

@@ -18,6 +18,7 @@ from raytuner.journal import (
     DriverStarted,
     Event,
     ExperimentState,
+    Exploited,
     Folder,
     Logged,
     Reported,
@@ -26,6 +27,7 @@ from raytuner.journal import (
     TrialStarted,
     TrialState,
 )
+from raytuner.tracking import lineage
 from raytuner.tracking.details import Details, read_details
 from raytuner.tracking.naming import STATES, metric_key, param_value, run_name, tag_value
 from raytuner.tracking.store import EXPERIMENT, MODEL, PARENT, TRIAL, Artifact, Birth, Metric, Update
@@ -64,6 +66,8 @@ class Translator:
                 self._driver_ended(event)
             case TrialStarted():
                 self._started(event)
+            case Exploited():
+                self._exploited(event)
             case Reported():
                 self._reported(event)
                 if len(self.state.incumbents) > incumbents:
@@ -102,13 +106,13 @@ class Translator:
             return Birth(self.state.name, _ms(self.state.started_at), self._user, tags)
         trial = self.state.trials[trial_id]
         tags |= {TRIAL: trial_id, "raytuner.source": trial.source}
-        name = run_name(trial_id, trial.config, trial.source)
+        name = run_name(trial_id, trial.asked, trial.source)
         return Birth(name, _ms(trial.started_at or trial.asked_at), self._user, tags)
 
     def params(self, trial_id: str) -> dict[str, str]:
         """The parameters of a run: a trial's configuration, or the parent's few."""
         if trial_id != PARENT:
-            return {metric_key(key): param_value(value) for key, value in self.state.trials[trial_id].config.items()}
+            return {metric_key(key): param_value(value) for key, value in self.state.trials[trial_id].asked.items()}
         params = {
             "objective": f"{self.state.mode} {self.state.metric}",
             "search": self.details.search,
@@ -166,6 +170,11 @@ class Translator:
                 reason = trial.reason or f"the experiment ended: {event.reason or event.status}"
                 self._label(trial.id, trial.status if trial.status == "paused" else "interrupted", reason, event.at)
         self._label(PARENT, event.status, event.reason, event.at)
+        if any(len(trial.phases) > 1 for trial in self.state.trials.values()):
+            self._attach(PARENT, Artifact(lineage.TABLE, text=lineage.table(self.state)))
+            self._attach(PARENT, Artifact(lineage.PICTURE, text=lineage.picture(self.state)))
+            shown = [{"path": lineage.TABLE, "type": "table"}]
+            self._update(PARENT).tags["mlflow.loggedArtifacts"] = json.dumps(shown)
         self._measure(PARENT, {"total/steps": self.state.steps, "total/seconds": self._train_seconds()}, event.at)
         best = self.state.best
         if self._crowned is not None and (best is None or best.id != self._crowned):
@@ -194,6 +203,23 @@ class Translator:
     def _started(self, event: TrialStarted) -> None:
         self._label(event.trial, "running", "")
         self._update(event.trial).params |= self.params(event.trial)
+        if event.step == 0:
+            self._settings(event.trial, self.state.trials[event.trial].asked, event.at, 1)
+
+    def _exploited(self, event: Exploited) -> None:
+        trial = self.state.trials[event.trial]
+        # At both ends of a phase, so that a chart shows a value for as long as it was in force.
+        self._settings(event.trial, trial.phases[-2].config, event.at, event.step)
+        self._settings(event.trial, event.config, event.at, event.source_step + 1)
+        tags = self._update(event.trial).tags
+        tags["raytuner.exploits"] = str(len(trial.phases) - 1)
+        tags["raytuner.lineage"] = tag_value(lineage.exploits(trial))
+
+    def _settings(self, trial_id: str, config: dict[str, Any], at: float, step: int) -> None:
+        """What changes while a trial trains is no parameter to MLflow, where these never change: it is measured."""
+        values = {name: config.get(name) for name in self.details.mutated}
+        numbers = {name: value for name, value in values.items() if type(value) in (int, float)}
+        self._measure(trial_id, {f"config/{name}": value for name, value in numbers.items()}, at, step)
 
     def _reported(self, event: Reported) -> None:
         self._measure(event.trial, dict(event.metrics), event.time or event.at, event.step)
@@ -207,6 +233,7 @@ class Translator:
             best: dict[str, float | None] = {f"best/{self.state.metric}": trial.value, "best/step": trial.value_step}
             self._measure(event.trial, best, event.at, trial.step)
         if event.status in _ENDS:
+            self._settings(event.trial, trial.current, event.at, trial.step)
             self._measure(PARENT, {f"trials/{event.status}": self.state.count(event.status)}, event.at)
         if event.error:
             self._update(event.trial).tags["raytuner.error"] = _error(event.error)[-500:]

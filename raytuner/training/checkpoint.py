@@ -21,6 +21,7 @@ from typing import Any, cast
 from raytuner.errors import CheckpointError
 
 __all__ = [
+    "adopt_checkpoint",
     "load_checkpoint",
     "read_manifest",
     "remove_checkpoint",
@@ -81,6 +82,38 @@ def write_checkpoint(
             "free some disk space, or pass only what can be saved to trial.steps()"
         ) from error
     return total
+
+
+def adopt_checkpoint(source: Path, target: Path, *, trial: str, attempt: int) -> int:
+    """Make another trial's checkpoint one of this trial's own; return its bytes.
+
+    Its files become links where they can (no byte is copied then), so that it outlives the other's. It carries none of
+    the other's reports. Raises CheckpointError when the source is not whole, or has gone meanwhile.
+    """
+    manifest = read_manifest(source)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        total = 0
+        for name, entry in manifest["files"].items():
+            place = temporary / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(source / name, place)
+            except OSError:  # another file system, or one without links
+                shutil.copyfile(source / name, place)
+            total += int(entry["bytes"])
+        temporary.mkdir(parents=True, exist_ok=True)
+        origin = {"trial": manifest["trial"], "attempt": manifest["attempt"], "step": manifest["step"]}
+        own = {"trial": trial, "attempt": attempt, "reports": [], "seconds": 0.0, "origin": origin}
+        seal = temporary / MANIFEST
+        seal.write_bytes(_sealed({**manifest, **own}))
+        remove_checkpoint(target)
+        temporary.rename(target)
+        return total + (target / MANIFEST).stat().st_size
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(f"{source}: the checkpoint could not be taken over ({error})") from error
 
 
 def sync_checkpoint(path: Path) -> None:

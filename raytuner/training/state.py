@@ -58,11 +58,50 @@ def snapshot(state: Any) -> Any:
     return copy.deepcopy(state)
 
 
-def restore(objects: MutableMapping[str, Any], saved: Mapping[str, Any]) -> None:
+def restore(objects: MutableMapping[str, Any], saved: Mapping[str, Any], *, as_built: bool = False) -> None:
     """Put ``saved`` back into the named objects: in place where there is a way, else by replacing the entry.
 
+    as_built: the settings of torch's optimizers and learning-rate schedules (learning rate, weight decay, momentum)
+    stay what they were built with, and do not come from the other configuration that the state was saved under. A
+    schedule goes on where it was, in proportion to its new base.
     Raises CheckpointError when a name was not saved, or does not fit.
     """
+    built = {name: _settings(target) for name, target in objects.items()} if as_built else {}
+    _restore(objects, saved)
+    for name, settings in built.items():
+        _settle(objects[name], settings)
+
+
+def _settings(target: Any) -> Any:
+    """The settings of an optimizer, a list of one mapping a group, or the base learning rates of a schedule."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return None
+    if isinstance(target, torch.optim.Optimizer):
+        return [{key: value for key, value in group.items() if key != "params"} for group in target.param_groups]
+    if isinstance(target, torch.optim.lr_scheduler.LRScheduler) and hasattr(target, "base_lrs"):
+        return list(target.base_lrs)
+    return None
+
+
+def _settle(target: Any, built: Any) -> None:
+    if built is None:
+        return
+    if hasattr(target, "param_groups"):
+        for group, settings in zip(target.param_groups, built, strict=True):
+            base, new = group.get("initial_lr"), settings.get("initial_lr")  # which a schedule leaves there
+            now = group["lr"] * new / base if base and new is not None else settings["lr"]
+            group.update({**settings, "lr": now})
+    else:
+        before = target.base_lrs
+        target.base_lrs = built
+        if hasattr(target, "_last_lr"):
+            target._last_lr = [
+                now * new / old if old else new for now, new, old in zip(target._last_lr, built, before, strict=True)
+            ]
+
+
+def _restore(objects: MutableMapping[str, Any], saved: Mapping[str, Any]) -> None:
     for name, target in objects.items():
         if name not in saved:
             raise CheckpointError(

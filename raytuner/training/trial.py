@@ -17,9 +17,13 @@ from raytuner.errors import CheckpointError, ReportError, TrialError
 from raytuner.training.channel import Channel
 from raytuner.training.checkpoint import load_checkpoint, verify_checkpoint
 from raytuner.training.keeper import CheckpointKeeper, CheckpointPolicy
-from raytuner.training.state import RNG, restore, set_rng_states
+from raytuner.training.state import RNG, restore, seed_everything, set_rng_states
 
 __all__ = ["Trial", "TrialSpec", "TrialStop"]
+
+
+SEED_STRIDE = 1_000_003
+"""Sets apart the seeds of trials that go on from other checkpoints than their own."""
 
 
 class TrialStop(BaseException):
@@ -59,6 +63,8 @@ class TrialSpec:
     cpus: float = 1.0
     best: tuple[float, int] | None = None
     """The best value so far and its step, of earlier attempts."""
+    seconds: float = 0.0
+    """Training time of earlier attempts: the checkpoint of another trial does not tell."""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrialSpec:
@@ -112,6 +118,7 @@ class Trial:
         self._last_report = self._started
         self._step_seconds = 0.0
         self._source: Path | None = None
+        self._foreign = False  # the start is another trial's checkpoint, or one with another configuration
         self.dir.mkdir(parents=True, exist_ok=True)
         for leftover in (*self.dir.glob(".files-*"), *self.dir.glob("checkpoints/.*")):
             shutil.rmtree(leftover, ignore_errors=True)  # an earlier attempt was killed as it wrote
@@ -130,7 +137,8 @@ class Trial:
                 continue
             self._source = path
             self.step = self._reported = int(manifest["step"])
-            self._earlier_seconds = float(manifest.get("seconds", 0.0))
+            self._foreign = "origin" in manifest
+            self._earlier_seconds = self._spec.seconds if self._foreign else float(manifest.get("seconds", 0.0))
             self._keeper.continue_from(path, manifest, older=paths[place + 1 :])
             if (path / "files").is_dir():
                 self.checkpoint = path / "files"
@@ -161,8 +169,10 @@ class Trial:
         self.state.update(state)
         if self._source is not None and state:
             saved = load_checkpoint(self._source, device=self._map_device())
-            restore(self.state, saved)
-            if RNG in saved:
+            restore(self.state, saved, as_built=self._foreign)
+            if self._foreign:  # with the same random numbers, it would see what its source sees, in the same order
+                seed_everything((self.seed * SEED_STRIDE + self._reported) % 2**31)
+            elif RNG in saved:
                 set_rng_states(saved[RNG])
         self._in_steps = True
         self._keeper.watch(self.state)

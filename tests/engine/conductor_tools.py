@@ -186,7 +186,7 @@ def result(driver: Driver) -> dict[str, Any]:
         decisions.setdefault((event.trial, event.step), set()).add(event.action)
     return {
         "asked": [(t.id, t.config) for t in driver.trials],
-        "ended": [(t.id, t.status, t.step, t.value, t.value_step) for t in driver.trials],
+        "ended": [(t.id, t.status, t.step, t.value, t.value_step, t.phases) for t in driver.trials],
         "steps": {t.id: {s.step: s.metrics for s in t.steps} for t in driver.trials},
         "decisions": decisions,
         "scheduler": driver.conductor.scheduler.state_dict(),
@@ -197,3 +197,5 @@ def result(driver: Driver) -> dict[str, Any]:
 
 ASHA = {"type": "asha", "reduction_factor": 3}
 PROMOTE = {**ASHA, "form": "promote"}
+PBT = {"type": "pbt", "mutate": ["x"], "population": 10, "perturbation_interval": 3, "quantile": 0.3}
+TOGETHER = {**PBT, "synchronous": True}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conductor_tools import ASHA, PROMOTE, Driver, make_plan, result, run_until_cut
+from conductor_tools import ASHA, PBT, PROMOTE, TOGETHER, Driver, make_plan, result, run_until_cut
 from host_tools import later
 
 from raytuner.engine.batch import Batch
@@ -143,7 +143,9 @@ def test_the_last_pause_may_promote_another(tmp_path: Path) -> None:
 # -- a driver that dies ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scheduler", ["none", ASHA, PROMOTE], ids=["none", "stop", "promote"])
+@pytest.mark.parametrize(
+    "scheduler", ["none", ASHA, PROMOTE, PBT, TOGETHER], ids=["none", "stop", "promote", "pbt", "pbt-together"]
+)
 def test_a_driver_that_dies_anywhere_changes_nothing(tmp_path: Path, scheduler: Any) -> None:
     """Cut after every few events, resumed, and compared with the driver that lived: the same configurations asked
     for, the same rungs, the same results, whatever the slot had done meanwhile.

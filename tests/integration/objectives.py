@@ -96,3 +96,15 @@ def uses_ray(trial: Trial) -> None:
         return x * x
 
     trial.report(loss=ray.get(square.remote(trial.config["x"] - 2.0)))
+
+
+def learner(trial: Trial) -> None:
+    """What is learnt adds up over the steps: a state that is copied brings all that its trial has learnt."""
+    learnt = np.zeros(1)
+    steps = np.zeros(1)
+    for step in trial.steps(learnt=learnt, steps=steps):
+        learnt += trial.config["rate"]
+        steps += 1
+        assert steps[0] == step, "the step comes along with the state"
+        time.sleep(trial.config["pause"])
+        trial.report(learnt=float(learnt[0]))

@@ -15,6 +15,12 @@ from raytuner.errors import SearchError
 from raytuner.schedulers import AshaOptions, AshaScheduler
 
 
+def resumed(scheduler: AshaScheduler) -> str | None:
+    """Who goes on next."""
+    found = scheduler.next_to_resume()
+    return found.trial_id if found is not None else None
+
+
 def asha(form: Any = "stop", grace: int = 1, factor: int = 3, max_steps: int | None = 27) -> AshaScheduler:
     options = AshaOptions(form=form, grace_steps=grace, reduction_factor=factor)
     return AshaScheduler(options, max_steps=max_steps, seed=0)
@@ -134,7 +140,7 @@ def test_a_rung_whose_order_does_not_last_holds_nobody_back(form: Any) -> None:
     decision = doubting.on_report("E", 1, 0.95)
     assert decision.action == "continue"
     assert decision.reason == "rung 1: 5th of 5, all go on, since its order did not last (agreement 0.25)"
-    assert doubting.next_to_resume() != "E"
+    assert resumed(doubting) != "E"
     assert doubting.on_report("E", 3, 0.9).action != "continue"  # rung 3 has not shown anything to its discredit
     assert trusting.on_report("E", 1, 0.95).action != "continue"
 
@@ -179,7 +185,7 @@ def test_promote_follows_algorithm_2() -> None:
     assert scheduler.on_report("A", 1, 0.5).action == "pause"  # floor(1 / 2) = 0
     assert scheduler.next_to_resume() is None
     assert scheduler.on_report("B", 1, 0.6).action == "pause"  # the best one is A, which waits
-    assert scheduler.next_to_resume() == "A"
+    assert resumed(scheduler) == "A"
     assert scheduler.next_to_resume() is None  # A is on its way
     assert scheduler.on_report("C", 1, 0.4).action == "continue"  # the best one is C itself
     assert scheduler.on_report("A", 2, 0.45).action == "pause"
@@ -187,8 +193,8 @@ def test_promote_follows_algorithm_2() -> None:
     assert scheduler.next_to_resume() is None
     assert scheduler.on_report("C", 2, 0.47).action == "pause"  # 2nd of 2 in rung 2; A may go on
     assert scheduler.on_report("E", 1, 0.1).action == "pause"  # best two: E, C; but A in the higher rung comes first
-    assert scheduler.next_to_resume() == "A"
-    assert scheduler.next_to_resume() == "E"
+    assert resumed(scheduler) == "A"
+    assert resumed(scheduler) == "E"
     assert scheduler.next_to_resume() is None
     assert scheduler.on_report("A", 4, 0.4).action == "pause"
     assert scheduler.on_report("E", 2, 0.1).action == "continue"  # 1st of 3
@@ -201,14 +207,14 @@ def test_promote_follows_algorithm_2() -> None:
 def test_promote_ties_go_to_the_first() -> None:
     scheduler = asha("promote", factor=2, max_steps=8)
     assert actions(scheduler, [("A", 1, 0.5), ("B", 1, 0.5)]) == ["pause", "pause"]
-    assert scheduler.next_to_resume() == "A"
+    assert resumed(scheduler) == "A"
 
 
 def test_a_trial_that_has_ended_is_never_resumed() -> None:
     scheduler = asha("promote", factor=2, max_steps=8)
     actions(scheduler, [("A", 1, 0.1), ("B", 1, 0.2), ("C", 1, 0.3), ("D", 1, 0.4)])
     scheduler.on_end("A", "failed")
-    assert scheduler.next_to_resume() == "B"  # floor(4 / 2) = 2: A's place is not handed down, B has its own
+    assert resumed(scheduler) == "B"  # floor(4 / 2) = 2: A's place is not handed down, B has its own
     assert scheduler.next_to_resume() is None
 
 
@@ -254,10 +260,10 @@ def play(
     log = []
     while True:
         while len(running) < workers:
-            resumed = scheduler.next_to_resume()
-            log.append(f"next {resumed}")
-            if resumed is not None:
-                running.append((int(resumed), at[int(resumed)]))
+            next_one = resumed(scheduler)
+            log.append(f"next {next_one}")
+            if next_one is not None:
+                running.append((int(next_one), at[int(next_one)]))
             elif waiting:
                 running.append((waiting.pop(0), 0))
             else:

@@ -254,3 +254,45 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, damag
         assert any(path in warning and "not used" in warning for warning in tape.warnings)
     assert ("starts from scratch" in tape.warnings[-1]) == (damaged == 3)
     assert max(tape.values(), default=5) == 5
+
+
+def test_an_optimizer_keeps_the_settings_that_it_was_built_with() -> None:
+    """... when the state is of another configuration; and its schedule goes on where that was."""
+    torch = pytest.importorskip("torch")
+
+    def built(lr: float, decay: float) -> dict[str, Any]:
+        model = torch.nn.Linear(2, 2)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=decay)
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.1)
+        return {"model": model, "optimizer": optimizer, "schedule": schedule}
+
+    def train(objects: dict[str, Any]) -> None:
+        objects["model"](torch.ones(1, 2)).sum().backward()
+        objects["optimizer"].step()
+        objects["schedule"].step()
+
+    source = built(lr=0.1, decay=0.3)
+    for _ in range(3):
+        train(source)
+    saved = collect(source)
+    target = built(lr=0.5, decay=0.0)
+    restore(target, saved, as_built=True)
+    (group,) = target["optimizer"].param_groups
+    assert group["lr"] == pytest.approx(0.05)  # a tenth since step 2
+    assert group["weight_decay"] == 0.0
+    assert target["schedule"].get_last_lr() == [pytest.approx(0.05)]
+    assert target["optimizer"].state_dict()["state"][0]["step"] == 3
+    train(target)
+    assert target["optimizer"].param_groups[0]["lr"] == pytest.approx(0.005)
+    restore(target, saved)  # of the same configuration: all as it was
+    assert target["optimizer"].param_groups[0]["lr"] == pytest.approx(0.01)
+    assert target["optimizer"].param_groups[0]["weight_decay"] == 0.3
+
+
+def test_an_optimizer_without_a_schedule_keeps_its_learning_rate() -> None:
+    torch = pytest.importorskip("torch")
+    weights = torch.nn.Parameter(torch.ones(2))
+    source = torch.optim.SGD([weights], lr=0.1, momentum=0.9)
+    target = torch.optim.SGD([weights], lr=0.7, momentum=0.5)
+    restore({"optimizer": target}, collect({"optimizer": source}), as_built=True)
+    assert (target.param_groups[0]["lr"], target.param_groups[0]["momentum"]) == (0.7, 0.5)

@@ -1,0 +1,130 @@
+"""Population-based training on real Ray; a driver that is killed in it; and its winner, trained again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import HERE, Run, wait_until
+
+from raytuner.journal import Exploited, Folder, JournalReader, TrialStarted, replay
+
+FIELDS: dict[str, Any] = {
+    "train": "objectives:learner",
+    "objective": {"metric": "learnt", "mode": "max", "max_steps": 12},
+    "space": {
+        "rate": {"type": "float", "low": 0.0, "high": 1.0},
+        "pause": {"type": "choice", "values": [0.05]},
+    },
+    "scheduler": {"type": "pbt", "mutate": ["rate"], "population": 6, "perturbation_interval": 2, "quantile": 0.34},
+}
+
+
+def events_of(folder: Folder, kind: type) -> list[Any]:
+    return [event for event in JournalReader(folder.journal).read() if isinstance(event, kind)]
+
+
+@pytest.mark.usefixtures("ray")
+@pytest.mark.parametrize("synchronous", [False, True])
+def test_a_population_comes_to_its_end(run: Run, synchronous: bool) -> None:
+    state, folder = run(**{**FIELDS, "scheduler": {**FIELDS["scheduler"], "synchronous": synchronous}})
+    assert state.status == "finished"
+    assert [(t.status, t.step) for t in state.trials.values()] == [("finished", 12)] * 6
+    exploited = events_of(folder, Exploited)
+    assert len(exploited) >= 3
+    assert all(event.source_step >= event.step for event in exploited)
+    assert not synchronous or all(event.source_step == event.step for event in exploited)
+    for trial in state.trials.values():
+        parts = state.lineage(trial.id, 12)
+        assert trial.last["learnt"] == pytest.approx(sum(p[3]["rate"] * (p[2] - p[1] + 1) for p in parts))
+
+
+def raytuner(*arguments: str) -> dict[str, Any]:
+    """What a command printed as JSON, if it was asked to; it must have ended well."""
+    done = subprocess.run(
+        [sys.executable, "-m", "raytuner", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": ""},
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    return json.loads(done.stdout) if "--json" in arguments else {}
+
+
+def test_a_population_survives_its_driver_and_its_winner_is_trained_again(tmp_path: Path) -> None:
+    (tmp_path / "objectives.py").write_text((HERE / "objectives.py").read_text())
+    definition = {
+        **FIELDS,
+        "name": "own",
+        "search": "random",
+        "tracking": {"mlflow": f"sqlite:///{tmp_path}/mlflow.db"},
+        "storage": str(tmp_path / "results"),
+        "resources": {"cpu": 1, "concurrent_trials": 2},
+    }
+    (tmp_path / "experiment.yaml").write_text(json.dumps(definition))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "raytuner", "run", str(tmp_path / "experiment.yaml")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONPATH": ""},
+    )
+    folder = Folder(tmp_path / "results" / "own")
+    try:
+        wait_until(lambda: folder.journal.exists() and events_of(folder, Exploited), 90, "one has copied another")
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
+    before = replay(folder)
+    raytuner("resume", str(folder.path))
+    state = replay(folder)
+    assert state.status == "finished"
+    assert [(t.status, t.step) for t in state.trials.values()] == [("finished", 12)] * 6
+    for trial in state.trials.values():
+        assert trial.phases[: len(before.trials[trial.id].phases)] == before.trials[trial.id].phases
+        parts = state.lineage(trial.id, 12)
+        assert all(one[2] + 1 == two[1] for one, two in pairwise(parts))
+        assert trial.last["learnt"] == pytest.approx(sum(p[3]["rate"] * (p[2] - p[1] + 1) for p in parts))
+    attempts = [(e.trial, e.attempt) for e in events_of(folder, TrialStarted)]
+    assert len(set(attempts)) == len(attempts)
+
+    best = raytuner("best", str(folder.path), "--json")
+    assert best["value"] == pytest.approx(
+        sum(p["config"]["rate"] * (p["last_step"] - p["first_step"] + 1) for p in best["schedule"])
+    )
+    raytuner("replay", str(folder.path))
+    again = raytuner("best", str(tmp_path / "results" / "own-replay"), "--json")
+    assert (again["value"], again["step"]) == (pytest.approx(best["value"]), best["step"])
+    assert [p["config"] for p in again["schedule"]] == [p["config"] for p in best["schedule"]]
+    _check_mlflow(f"sqlite:///{tmp_path}/mlflow.db", state)
+
+
+def _check_mlflow(uri: str, state: Any) -> None:
+    """One run a trial, what changes as metrics by step, the copies as tags, the lineage with the experiment."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    (experiment,) = [found for found in client.search_experiments() if found.name == "own"]
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if run.data.tags["raytuner.kind"] == "experiment"]
+    children = {run.data.tags["raytuner.trial"]: run for run in runs if run is not parent}
+    assert sorted(children) == sorted(state.trials)
+    for name, run in children.items():
+        trial = state.trials[name]
+        assert run.info.status == "FINISHED"
+        assert float(run.data.params["rate"]) == trial.asked["rate"]
+        assert run.data.tags.get("raytuner.exploits", "0") == str(len(trial.phases) - 1)
+        rates = {m.step: m.value for m in client.get_metric_history(run.info.run_id, "config/rate")}
+        for phase in trial.phases:
+            if phase.after < 12:
+                assert rates[phase.after + 1] == phase.config["rate"]
+    assert {"lineage.json", "lineage.svg"} <= {found.path for found in client.list_artifacts(parent.info.run_id)}
