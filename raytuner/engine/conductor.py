@@ -278,7 +278,7 @@ class Conductor:
             },
             cpus=experiment.resources.cpu,
             best=(trial.value, trial.value_step) if trial.value is not None else None,
-            seconds=trial.seconds,
+            earlier_seconds=trial.seconds,
         )
 
     def spec_for_test(self, trial: TrialState, checkpoint: str) -> TrialSpec:

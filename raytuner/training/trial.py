@@ -63,7 +63,7 @@ class TrialSpec:
     cpus: float = 1.0
     best: tuple[float, int] | None = None
     """The best value so far and its step, of earlier attempts."""
-    seconds: float = 0.0
+    earlier_seconds: float = 0.0
     """Training time of earlier attempts: the checkpoint of another trial does not tell."""
 
     @classmethod
@@ -138,7 +138,7 @@ class Trial:
             self._source = path
             self.step = self._reported = int(manifest["step"])
             self._foreign = "origin" in manifest
-            self._earlier_seconds = self._spec.seconds if self._foreign else float(manifest.get("seconds", 0.0))
+            self._earlier_seconds = self._spec.earlier_seconds if self._foreign else float(manifest.get("seconds", 0.0))
             self._keeper.continue_from(path, manifest, older=paths[place + 1 :])
             if (path / "files").is_dir():
                 self.checkpoint = path / "files"
