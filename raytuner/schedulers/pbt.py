@@ -58,6 +58,8 @@ class Member:
     baseline: bool = False
     values: dict[int, float] = field(default_factory=dict)
     """What it reported at its deciding steps."""
+    since: int = 0
+    """Its step when it copied somebody: what it reported up to then was another state's."""
     status: Literal["training", "waiting", "finished", "gone"] = "training"
     """``gone``: failed or stopped, and compared with nobody any more."""
 
@@ -83,15 +85,17 @@ class Verdict:
 class PbtScheduler(Scheduler):
     """Population-based training, in which trials of one population are compared at the same step.
 
-    A trial that has come to deciding step s is compared by what it reported last. Those that are there count with their
-    value at s, those that are one interval behind with their last one, and the others not at all.
+    A trial at deciding step s is compared by what it reported there, with all that have reported there too. One that
+    came before the others is compared at its next deciding step, by what all reported at s: so values of different
+    steps are never compared, and nobody waits for the slowest.
 
     ``truncation``: of n that are compared, ``floor(quantile * n)`` are the worst, and as many the best. One of the
-    worst goes on from the latest checkpoint of one of the best that has come as far, drawn at random, at that
-    checkpoint's step, with its configuration, of which the ``mutate`` parameters have changed (``Perturbation``). When
-    the best have not come as far, it waits for them.
+    worst goes on from the latest checkpoint of one of the best, drawn at random, at that checkpoint's step, with its
+    configuration, of which the ``mutate`` parameters have changed (``Perturbation``). That step is never before its
+    own: when the best have not come as far, it waits for them.
 
-    ``tournament`` (the paper's binary tournament): the other is drawn from all that have come as far.
+    ``tournament`` (the paper's binary tournament): it copies another, drawn from all that have come as far, if that was
+    better.
 
     With fewer slots than members, each trains for an interval and makes room for those that are behind; who paused is
     judged when it goes on, by all that is known then. ``synchronous``: everybody waits at each deciding step for all
@@ -167,7 +171,7 @@ class PbtScheduler(Scheduler):
             return Decision("pause", verdict.reason)
         if verdict.exploit is None:
             return Decision("continue", verdict.reason)
-        member.config = dict(verdict.exploit.config)
+        self._copied(member, verdict.exploit)
         return Decision("exploit", verdict.reason, verdict.exploit)
 
     def on_end(self, trial_id: str, status: str) -> None:
@@ -249,8 +253,12 @@ class PbtScheduler(Scheduler):
         member = self._members[name]
         member.status = "training"
         if verdict.exploit is not None:
-            member.config = dict(verdict.exploit.config)
+            self._copied(member, verdict.exploit)
         return Resume(name, verdict.reason, verdict.exploit)
+
+    @staticmethod
+    def _copied(member: Member, exploit: Exploit) -> None:
+        member.config, member.since = dict(exploit.config), member.step
 
     # -- who copies whom --------------------------------------------------------------------------------------------
 
@@ -260,9 +268,13 @@ class PbtScheduler(Scheduler):
         step = member.step
         if step < self.settings.burn_in:
             return Verdict(f"step {step}: nobody copies anybody before step {self.settings.burn_in}")
-        rivals = self._rivals(step)
+        rivals, at = self._reported(step), step
+        earlier = step - self._interval
+        known = earlier > member.since and earlier in member.values
+        if known and len(before := self._reported(earlier)) > len(rivals):
+            rivals, at = before, earlier
         place = [name for _, _, name in rivals].index(trial_id) + 1
-        said = f"step {step}: {place} of {len(rivals)}"
+        said = f"step {at}: {place} of {len(rivals)}"
         if member.baseline:
             return Verdict(f"{said}; the defaults go on as they are, as the baseline")
         rng = np.random.default_rng([self.seed, member.number, step])
@@ -286,13 +298,13 @@ class PbtScheduler(Scheduler):
             return Verdict(f"{said}, among the worst {count}: waits until one of the best has come as far", waits=True)
         return Verdict(f"{said}, among the worst {count}, and the best have ended")
 
-    def _rivals(self, step: int) -> list[tuple[float, int, str]]:
-        """The values at a step, or one interval before, best first: ties by who came first into the population."""
-        found = []
-        for name, member in self._members.items():
-            at = step if step in member.values else step - self._interval
-            if member.status != "gone" and at in member.values and (at == step or member.step == at):
-                found.append((member.values[at], member.number, name))
+    def _reported(self, step: int) -> list[tuple[float, int, str]]:
+        """What was reported at a step, best first; ties by who came first into the population."""
+        found = [
+            (member.values[step], member.number, name)
+            for name, member in self._members.items()
+            if member.status != "gone" and step in member.values
+        ]
         return sorted(found)
 
     def _is_source(self, name: str, step: int) -> bool:

@@ -48,10 +48,21 @@ def test_the_worst_goes_on_from_the_best_with_other_values() -> None:
     assert 1e-4 <= decision.exploit.config["lr"] <= 1.0
 
 
-def test_who_is_not_among_the_worst_goes_on() -> None:
+def test_who_comes_first_is_compared_one_decision_later_by_the_same_step() -> None:
     scheduler = started(pbt())
     actions = [scheduler.on_report(name, 10, value).action for name, value in zip("DCBA", (4, 3, 2, 1), strict=True)]
     assert actions == ["continue"] * 4  # D came first: there was nobody to compare it with
+    assert scheduler.on_report("A", 20, 0.5).reason == "step 10: 1 of 4, not among the worst 1"
+    decision = scheduler.on_report("D", 20, 0.1)  # better than all were at step 10; but it was the worst there
+    assert (decision.action, decision.reason) == ("exploit", "step 10: 4 of 4, among the worst 1: goes on from A")
+
+
+def test_what_was_reported_before_a_copy_does_not_count_against_the_copy() -> None:
+    scheduler = started(pbt())
+    for name, value in (("A", 0.1), ("B", 0.2), ("C", 0.3)):
+        scheduler.on_report(name, 10, value)
+    assert scheduler.on_report("D", 10, 0.4).action == "exploit"
+    assert scheduler.on_report("D", 20, 0.4).reason == "step 20: 1 of 1, not among the worst 0"
 
 
 def test_what_is_copied_next_is_the_new_configuration() -> None:
@@ -73,7 +84,7 @@ def test_who_is_ahead_and_bad_waits_until_a_better_one_has_come_as_far() -> None
     scheduler = started(pbt())
     for name, value in (("D", 0.9), ("A", 0.1), ("B", 0.2), ("C", 0.3)):
         scheduler.on_report(name, 10, value)
-    decision = scheduler.on_report("D", 20, 0.8)  # worse at 20 than the others were at 10
+    decision = scheduler.on_report("D", 20, 0.8)
     assert decision.action == "pause"
     assert "waits until one of the best has come as far" in decision.reason
     assert scheduler.next_to_resume() is None
@@ -92,7 +103,7 @@ def test_who_is_far_behind_does_not_count() -> None:
     scheduler = started(pbt())
     for step in (10, 20, 30):
         for name, value in (("A", 0.1), ("B", 0.2), ("C", 0.3)):
-            assert scheduler.on_report(name, step, value).reason.startswith(f"step {step}: ")
+            scheduler.on_report(name, step, value)
     scheduler.on_report("D", 10, 0.01)
     assert scheduler.on_report("C", 40, 0.3).action == "continue"  # three of four are at 30 or 40: too few to copy
 
