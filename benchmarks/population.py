@@ -4,7 +4,7 @@
     RAYTUNER_DATA=FOLDER python benchmarks/population.py mnist [--repeat N] [--output FILE]
 
 ``exploit``: members that sleep for a step's time and keep a state of a given size train as a population, by Ray's PBT
-as its documentation writes it, by the same with reused actors, and by ours, in turns, each in a process of its own. What
+as its documentation writes it, by the same with reused actors, and by ours, in turns, each in its own process. What
 counts is the time in which a member does not train: between the last step before a copy and the first one after it,
 all included (checkpoint, decision, new process, load), and that of a whole member, less its steps.
 

@@ -203,8 +203,9 @@ class Translator:
     def _started(self, event: TrialStarted) -> None:
         self._label(event.trial, "running", "")
         self._update(event.trial).params |= self.params(event.trial)
-        if event.step == 0:
-            self._settings(event.trial, self.state.trials[event.trial].asked, event.at, 1)
+        trial = self.state.trials[event.trial]
+        if trial.started_at == event.at:  # for the first time on record
+            self._settings(event.trial, trial.asked, event.at, 1)
 
     def _exploited(self, event: Exploited) -> None:
         trial = self.state.trials[event.trial]
