@@ -11,7 +11,7 @@ Parts:
 * ``failing``: full trainings, of which those in half of the space fail.
 
 A method is a search of ours with its options, and a scheduler where one is wanted (``hyperopt:startup=20``,
-``random:method=sobol``, ``random+asha:grace_steps=1``), or a peer (see ``peers.py``), with settings that are not its
+``sobol``, ``random+asha:grace_steps=1``), or a peer (see ``peers.py``), with settings that are not its
 defaults (``optuna-tpe:multivariate=false``).
 
 Each run that has finished is a line of the cache, and is not repeated: stop at any time and go on later. The line knows

@@ -11,6 +11,7 @@ from raytuner.search.hyperopt import HyperOptOptions, HyperOptSearch
 from raytuner.search.optuna import OptunaOptions, OptunaSearch
 from raytuner.search.random import RandomOptions, RandomSearch
 from raytuner.search.registry import SEARCHES, build_search
+from raytuner.search.sobol import SobolOptions, SobolSearch
 
 __all__ = [
     "SEARCHES",
@@ -33,6 +34,8 @@ __all__ = [
     "RandomOptions",
     "RandomSearch",
     "Search",
+    "SobolOptions",
+    "SobolSearch",
     "Status",
     "build_search",
 ]

@@ -21,7 +21,7 @@ from raytuner.errors import SpaceError
 from raytuner.search.base import Search, Trial
 from raytuner.search.encoding import Encoder
 from raytuner.search.fidelity import FidelityProcess, at_rungs
-from raytuner.search.random import SobolPoints
+from raytuner.search.sobol import SobolPoints
 from raytuner.space import Config, Space
 
 __all__ = ["BayesianOptions", "BayesianSearch"]

@@ -14,8 +14,8 @@ from pydantic import Field, model_validator
 from raytuner.components import Options
 from raytuner.errors import SpaceError
 from raytuner.search.base import Search, Trial
-from raytuner.search.random import SobolPoints
 from raytuner.search.ranking import ranked
+from raytuner.search.sobol import SobolPoints
 from raytuner.search.variation import Individual, Variation
 from raytuner.space import Config, Space, broken_rule
 

@@ -18,6 +18,7 @@ from raytuner.search.grid import GridSearch
 from raytuner.search.hyperopt import HyperOptSearch
 from raytuner.search.optuna import OptunaSearch
 from raytuner.search.random import RandomSearch
+from raytuner.search.sobol import SobolSearch
 from raytuner.space import Config, Space
 
 __all__ = ["SEARCHES", "build_search"]
@@ -31,6 +32,7 @@ SEARCHES: dict[str, type[Search]] = {
     "hyperopt": HyperOptSearch,
     "optuna": OptunaSearch,
     "random": RandomSearch,
+    "sobol": SobolSearch,
 }
 """The searches of this package."""
 

@@ -22,7 +22,7 @@ from raytuner.definition import (
     parse_size,
 )
 from raytuner.errors import DefinitionError, Problem
-from raytuner.search import GridOptions, RandomOptions
+from raytuner.search import GridOptions, SobolOptions
 from raytuner.space import Choice, Float, Int
 
 
@@ -70,15 +70,15 @@ class TestMaking:
             objective=Objective(metric="loss", mode="min"),
             budget=Budget(trials=5),
             resources=Resources(cpu=2),
-            search=RandomOptions(method="sobol"),
+            search=SobolOptions(),
             space={
                 "lr": Float(low=1e-4, high=1e-1, log=True),
                 "depth": {"type": "int", "low": 1, "high": 4},
                 "optimizer": Choice(values=("sgd", "adam")),
             },
         )
-        assert models == make(resources={"cpu": 2.0}, search={"type": "random", "method": "sobol"})
-        assert models.search == RandomOptions(method="sobol")
+        assert models == make(resources={"cpu": 2.0}, search={"type": "sobol"})
+        assert models.search == SobolOptions()
 
     def test_what_is_left_out(self) -> None:
         experiment = make()

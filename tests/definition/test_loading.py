@@ -200,7 +200,7 @@ class TestOverrides:
             "resources.gpu=0.5",
             "env.OMP_NUM_THREADS='1'",
             "description=a b = c",
-            "search.method=sobol",
+            "search.type=sobol",
             "space.depth={type: int, low: 2, high: 3}",
             "tracking=none",
         ]
@@ -211,7 +211,7 @@ class TestOverrides:
         assert experiment.resources.gpu == 0.5
         assert experiment.env == {"OMP_NUM_THREADS": "1"}
         assert experiment.description == "a b = c"
-        assert to_plain(experiment)["search"] == {"type": "random", "method": "sobol"}
+        assert to_plain(experiment)["search"] == {"type": "sobol"}
         assert to_plain(experiment)["space"]["depth"]["low"] == 2
         assert experiment.tracking is None
 

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from raytuner.schedulers import NoneOptions, build_scheduler
-from raytuner.search import GeneticOptions, GeneticSearch, Observation, RandomOptions, Search, build_search
+from raytuner.search import (
+    GeneticOptions,
+    GeneticSearch,
+    Observation,
+    RandomOptions,
+    Search,
+    SobolOptions,
+    build_search,
+)
 from raytuner.simulation import MADE, Budget, Cluster, simulate_run
 from raytuner.space import Choice, Config, Float, Int, Space, config_key
 from raytuner.testing import SearchContract
@@ -89,7 +97,7 @@ def test_beats_random_search(name: str) -> None:
 
 def test_the_start_fills_the_space_and_ends_with_enough_results() -> None:
     search = genetic(CUBE, startup=8)
-    sobol = build_search(RandomOptions(method="sobol"), CUBE, 0)
+    sobol = build_search(SobolOptions(), CUBE, 0)
     # Nothing is known yet, however many are under way.
     for number in range(30):
         assert search.ask(f"{number}") == sobol.ask(f"{number}")
@@ -128,7 +136,7 @@ def test_failures_and_trials_under_way_are_no_parents() -> None:
 
 def test_nothing_is_learnt_from_failures_alone() -> None:
     search = genetic(CUBE, startup=3)
-    sobol = build_search(RandomOptions(method="sobol"), CUBE, 0)
+    sobol = build_search(SobolOptions(), CUBE, 0)
     for number in range(12):
         config = ask(search, f"{number}")
         assert config == sobol.ask(f"{number}")
@@ -149,7 +157,7 @@ def test_trials_stopped_early_are_compared_at_a_shared_step() -> None:
 
 def test_a_trial_of_another_space_is_no_parent() -> None:
     search = genetic(CUBE, startup=2)
-    sobol = build_search(RandomOptions(method="sobol"), CUBE, 0)
+    sobol = build_search(SobolOptions(), CUBE, 0)
     for number in range(5):
         finish(search, f"foreign {number}", {"z": number}, 0.0)
     assert search.ask("1") == sobol.ask("1")
@@ -243,7 +251,7 @@ def test_children_keep_away_from_where_trials_fail() -> None:
 
 def test_generations_are_kept_apart_and_wait_for_nobody() -> None:
     search = genetic(CUBE, mode="generational", population=10, elitism=0, **ASEXUAL, tournament=2)
-    sobol = build_search(RandomOptions(method="sobol"), CUBE, 0)
+    sobol = build_search(SobolOptions(), CUBE, 0)
     configs = {}
     for number in range(10):
         configs[number] = ask(search, f"{number}")

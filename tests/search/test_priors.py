@@ -19,7 +19,6 @@ from raytuner.search import (
     HyperOptSearch,
     Observation,
     OptunaOptions,
-    RandomOptions,
     Search,
     build_search,
 )
@@ -50,7 +49,6 @@ MIXED = Space(
 FEW = {"a": Int(low=1, high=3, prior=3), "b": Choice(values=["x", "y", "z"], ordered=True, prior="x")}
 ALL: dict[str, BaseModel] = {
     **{name: found.Options() for name, found in SEARCHES.items()},
-    "sobol": RandomOptions(method="sobol"),
     "grid": GridOptions(points=2),
     "cmaes": CmaEsOptions(population=5),
     "hyperopt": HyperOptOptions(startup=4),

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from raytuner.search import Observation, RandomOptions, Search, build_search
+from raytuner.search import Observation, RandomOptions, Search, SobolOptions, build_search
 from raytuner.space import Choice, Float, Int, Space
 
 CUBE = Space({"x": Float(low=0, high=1), "y": Float(low=0, high=1)})
 
 
 def sobol(space: Space, seed: int = 0) -> Search:
-    return build_search(RandomOptions(method="sobol"), space, seed)
+    return build_search(SobolOptions(), space, seed)
 
 
 def test_an_ask_draws_from_its_own_stream() -> None:
@@ -22,7 +22,7 @@ def test_an_ask_draws_from_its_own_stream() -> None:
 
 
 def test_an_ask_does_not_depend_on_what_was_told() -> None:
-    for options in (RandomOptions(), RandomOptions(method="sobol")):
+    for options in (RandomOptions(), SobolOptions()):
         told, silent = (build_search(options, CUBE, 0) for _ in range(2))
         for number in range(70):
             config = told.ask(f"{number}")
@@ -58,10 +58,10 @@ def test_sobol_moves_on_to_the_next_valid_point() -> None:
     assert [search.ask(f"{number}") for number in range(len(expected))] == expected
 
 
-@pytest.mark.parametrize("method", ["pseudo", "sobol"])
-def test_choices_are_equally_likely(method: str) -> None:
+@pytest.mark.parametrize("options", [RandomOptions(), SobolOptions()])
+def test_choices_are_equally_likely(options: RandomOptions | SobolOptions) -> None:
     space = Space({"a": Choice(values=["x", "y", "z"]), "b": Int(low=1, high=1000)})
-    search = build_search(RandomOptions(method=method), space, 0)  # type: ignore[arg-type]
+    search = build_search(options, space, 0)
     counts = {"x": 0, "y": 0, "z": 0}
     for number in range(300):
         counts[(search.ask(f"{number}") or {})["a"]] += 1
@@ -71,8 +71,8 @@ def test_choices_are_equally_likely(method: str) -> None:
 
 def test_a_needle_is_found_and_then_nothing() -> None:
     space = Space({"a": Int(low=1, high=100), "b": Int(low=1, high=100)}, ["a * b == 97"])
-    for method in ("pseudo", "sobol"):
-        search = build_search(RandomOptions(method=method), space, 0)  # type: ignore[arg-type]
+    for options in (RandomOptions(), SobolOptions()):
+        search = build_search(options, space, 0)
         found = [search.ask(f"{number}") for number in range(3)]
         assert sorted(config["a"] for config in found if config) == [1, 97]
         assert found[2] is None

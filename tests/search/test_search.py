@@ -32,6 +32,8 @@ from raytuner.search import (
     RandomOptions,
     RandomSearch,
     Search,
+    SobolOptions,
+    SobolSearch,
     build_search,
 )
 from raytuner.space import Choice, Float, Int, Space
@@ -73,8 +75,8 @@ class TestBayesian(SearchContract):
 
 
 class TestSobol(SearchContract):
-    search = RandomSearch
-    options = RandomOptions(method="sobol")
+    search = SobolSearch
+    options = SobolOptions()
 
 
 class TestGenetic(SearchContract):
