@@ -237,7 +237,7 @@ CASES: dict[str, Bad] = {
         "search: {type: hyperopt, start_up: 3}  # <-", "search.start_up", "did you mean 'startup'"
     ),
     "search_option_bounds": Bad("search: {type: hyperopt, startup: 0}  # <-", "search.startup", "at least 1|got 0"),
-    "search_type_far_off": Bad("search: xyzzy  # <-", "search.type", "hyperopt, optuna, random, module:Class"),
+    "search_type_far_off": Bad("search: xyzzy  # <-", "search.type", "hyperopt, optuna, random, sobol, module:Class"),
     "search_type_is_a_file": Bad("search: objectives.py:Halton  # <-", "search.type", "the type must be known"),
     "search_option_text": Bad('search: {type: hyperopt, startup: "5"}  # <-', "search.startup", "a whole number"),
     "search_is_list": Bad("search: [grid]  # <-", "search", "a mapping"),
