@@ -51,7 +51,8 @@ def cross_problems(parts: Parts) -> list[Problem]:
     budget = parts.budget
     population = parts.scheduler.population if isinstance(parts.scheduler, PbtOptions) else None
     unbounded = budget and budget.trials is None and budget.time is None and population is None
-    if parts.search and unbounded and _type(parts.search) != "grid":
+    # A scheduler that is wrong may have a population all the same.
+    if parts.search and parts.scheduler and unbounded and _type(parts.search) != "grid":
         rule, remedy = "a budget of trials, time or both is needed", "write budget: {trials: 50} or {time: 30m}"
         problems.append(Problem("budget", rule, "neither", remedy))
     if budget and population is not None and budget.trials not in (None, population):

@@ -136,3 +136,29 @@ def test_what_was_copied_outlives_its_source(tmp_path: Path) -> None:
         for checkpoint in trial.checkpoints.values():
             assert Path(checkpoint.path).is_relative_to(driver.folder.trial(trial.id))
             assert Path(checkpoint.path).is_dir()
+
+
+def test_fewer_configurations_than_members_are_a_smaller_population(tmp_path: Path) -> None:
+    space = {"rate": {"type": "choice", "values": [0.1, 0.5, 0.9], "ordered": True}, "size": [1, 2]}
+    plan = make_plan(
+        tmp_path, **{**FIELDS, "space": space, "search": "grid", "scheduler": {**POPULATION, "population": 9}}
+    )
+    assert plan.trials == 6
+    driver = Driver(plan, slots=2, train=learn).run()
+    assert [(trial.status, trial.step) for trial in driver.trials] == [("finished", 9)] * 6
+    assert driver.events(Exploited)
+
+
+def test_the_defaults_stay_what_they_are(tmp_path: Path) -> None:
+    driver = Driver(make_plan(tmp_path, **FIELDS, defaults={"rate": 0.0, "size": 2}), slots=2, train=learn).run()
+    first = driver.trials[0]
+    assert first.source == "defaults"
+    assert [phase.config for phase in first.phases] == [{"rate": 0.0, "size": 2}]
+    assert driver.events(Exploited)
+
+
+def test_with_select_last_the_last_value_counts(tmp_path: Path) -> None:
+    objective = {"metric": "loss", "mode": "min", "max_steps": 9, "select": "last"}
+    driver = Driver(make_plan(tmp_path, **{**FIELDS, "objective": objective}), slots=2, train=learn).run()
+    for trial in driver.trials:
+        assert (trial.value, trial.value_step, trial.config) == (trial.last["loss"], 9, trial.current)

@@ -301,3 +301,28 @@ class TestTelling:
 
     def test_without_surprises_there_is_no_warning(self, root: Path) -> None:
         assert plan(root, Machine(4, 0)).warnings == ()
+
+
+PBT = {"type": "pbt", "mutate": ["lr"], "population": 8, "perturbation_interval": 2}
+
+
+def test_a_population_is_the_budget() -> None:
+    def experiment(**fields: Any) -> Experiment:
+        common: dict[str, Any] = {
+            "name": "pbt",
+            "train": "user:train",
+            "objective": {"metric": "loss", "mode": "min", "max_steps": 10},
+            "space": {"lr": {"type": "float", "low": 0.0, "high": 1.0}},
+            "scheduler": PBT,
+        }
+        return Experiment(**{**common, **fields})
+
+    assert experiment().budget.trials is None
+    assert experiment(budget={"trials": 8}).budget.trials == 8
+    with pytest.raises(DefinitionError, match="which is 8, got 50; leave it out, or set scheduler.population to 50"):
+        experiment(budget={"trials": 50})
+    with pytest.raises(DefinitionError, match=r"scheduler\.mutate: must name parameters of the space, got 'rate'"):
+        experiment(scheduler={**PBT, "mutate": ["rate"]})
+    with pytest.raises(DefinitionError, match="did you mean 'quantile'") as caught:
+        experiment(scheduler={**PBT, "quantil": 0.3})
+    assert len(caught.value.problems) == 1, "nothing is said of the budget, which the population may be"
