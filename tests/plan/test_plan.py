@@ -319,7 +319,7 @@ def test_a_population_is_the_budget() -> None:
 
     assert experiment().budget.trials is None
     assert experiment(budget={"trials": 8}).budget.trials == 8
-    with pytest.raises(DefinitionError, match="which is 8, got 50; leave it out, or set scheduler.population to 50"):
+    with pytest.raises(DefinitionError, match=r"which is 8, got 50; leave it out, or set scheduler\.population to 50"):
         experiment(budget={"trials": 50})
     with pytest.raises(DefinitionError, match=r"scheduler\.mutate: must name parameters of the space, got 'rate'"):
         experiment(scheduler={**PBT, "mutate": ["rate"]})
