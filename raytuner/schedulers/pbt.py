@@ -6,6 +6,7 @@ Population Based Training of Neural Networks, 2017.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -123,6 +124,8 @@ class PbtScheduler(Scheduler):
         self._interval = options.perturbation_interval
         self._steps = range(self._interval, max_steps, self._interval)
         self._members: dict[str, Member] = {}
+        self._reported: dict[int, list[tuple[float, int, str]]] = {}
+        """What is compared at each step, best first: value, number, trial; equals by who is longer in the population."""
         self._perturb: Perturbation | None = None
         self._released: list[str] = []  # of those that met at a step, who has not gone on yet
         self._verdicts: dict[str, Verdict] = {}
@@ -158,7 +161,7 @@ class PbtScheduler(Scheduler):
         check_report(trial_id, step, value)
         member = self._members[trial_id]
         member.status = "training"  # also if it had ended: a retry
-        member.values[step] = value
+        self._enter(trial_id, step, value)
         if self.settings.synchronous:
             member.status = "waiting"
             return Decision("pause", f"step {step}: waits for the others")
@@ -175,7 +178,11 @@ class PbtScheduler(Scheduler):
         return Decision("exploit", verdict.reason, verdict.exploit)
 
     def on_end(self, trial_id: str, status: str) -> None:
-        self._members[trial_id].status = "finished" if status == "finished" else "gone"
+        member = self._members[trial_id]
+        member.status = "finished" if status == "finished" else "gone"
+        if member.status == "gone":
+            for step in list(member.values):
+                self._remove(trial_id, step)
         self._released = [name for name in self._released if name != trial_id]
 
     def next_to_resume(self, *, fresh: bool = False) -> Resume | None:
@@ -214,6 +221,11 @@ class PbtScheduler(Scheduler):
             name: Member(**{**fields, "values": {int(step): value for step, value in fields["values"]}})
             for name, fields in state["members"].items()
         }
+        self._reported = {}
+        for name, member in self._members.items():
+            if member.status != "gone":
+                for step, value in member.values.items():
+                    insort(self._reported.setdefault(step, []), (value, member.number, name))
         self._released = list(state["released"])
         self._verdicts = {
             name: Verdict(reason, exploit=Exploit(*exploit) if exploit else None)
@@ -268,12 +280,12 @@ class PbtScheduler(Scheduler):
         step = member.step
         if step < self.settings.burn_in:
             return Verdict(f"step {step}: nobody copies anybody before step {self.settings.burn_in}")
-        rivals, at = self._reported(step), step
+        rivals, at = self._reported[step], step
         earlier = step - self._interval
         known = earlier > member.since and earlier in member.values
-        if known and len(before := self._reported(earlier)) > len(rivals):
-            rivals, at = before, earlier
-        place = [name for _, _, name in rivals].index(trial_id) + 1
+        if known and len(self._reported[earlier]) > len(rivals):
+            rivals, at = self._reported[earlier], earlier
+        place = bisect_left(rivals, (member.values[at], member.number, trial_id)) + 1
         said = f"step {at}: {place} of {len(rivals)}"
         if member.baseline:
             return Verdict(f"{said}; the defaults go on as they are, as the baseline")
@@ -298,14 +310,19 @@ class PbtScheduler(Scheduler):
             return Verdict(f"{said}, among the worst {count}: waits until one of the best has come as far", waits=True)
         return Verdict(f"{said}, among the worst {count}, and the best have ended")
 
-    def _reported(self, step: int) -> list[tuple[float, int, str]]:
-        """What was reported at a step, best first; ties by who came first into the population."""
-        found = [
-            (member.values[step], member.number, name)
-            for name, member in self._members.items()
-            if member.status != "gone" and step in member.values
-        ]
-        return sorted(found)
+    def _enter(self, trial_id: str, step: int, value: float) -> None:
+        """Write down what a trial reported; a step that was trained again counts once."""
+        member = self._members[trial_id]
+        if step in member.values:
+            self._remove(trial_id, step)
+        member.values[step] = value
+        insort(self._reported.setdefault(step, []), (value, member.number, trial_id))
+
+    def _remove(self, trial_id: str, step: int) -> None:
+        member, entries = self._members[trial_id], self._reported[step]
+        entry = (member.values[step], member.number, trial_id)
+        if entry in entries:
+            entries.remove(entry)
 
     def _is_source(self, name: str, step: int) -> bool:
         """Whether a trial has a checkpoint of this step or a later one, and trains on itself."""
