@@ -125,7 +125,7 @@ class PbtScheduler(Scheduler):
         self._steps = range(self._interval, max_steps, self._interval)
         self._members: dict[str, Member] = {}
         self._reported: dict[int, list[tuple[float, int, str]]] = {}
-        """What is compared at each step, best first: value, number, trial; equals by who is longer in the population."""
+        """What is compared at each step, best first: value, number, trial; of equals, the older member is first."""
         self._perturb: Perturbation | None = None
         self._released: list[str] = []  # of those that met at a step, who has not gone on yet
         self._verdicts: dict[str, Verdict] = {}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import os
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,7 +15,6 @@ import pytest
 import torch
 
 from raytuner.definition import load
-from raytuner.training.entry import load_module
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,7 +22,12 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def mnist(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.delenv("RAYTUNER_DATA", raising=False)
-    module: ModuleType = load_module("experiments.objectives.mnist:train", str(ROOT))
+    spec = importlib.util.spec_from_file_location("mnist_objective", ROOT / "experiments" / "objectives" / "mnist.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
     return module
 
 
