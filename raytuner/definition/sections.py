@@ -50,12 +50,16 @@ def _whole_above_one(gpu: float) -> float:
 
 
 class Resources(_Section):
-    """What one trial gets."""
+    """What one trial gets: so many workers, and each of these the CPUs and GPUs."""
 
+    workers: Count = 1
+    """Processes that train a trial together, each with the CPUs and GPUs below."""
+    placement: Literal["pack", "spread"] = "pack"
+    """Whether a trial's workers go on as few nodes as possible, or on as many."""
     cpu: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] = 1.0
-    """CPU cores of a trial; a fraction such as 0.5 lets trials share one."""
+    """CPU cores of a worker; a fraction such as 0.5 lets trials share one."""
     gpu: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False), AfterValidator(_whole_above_one)] = 0.0
-    """GPUs of a trial: 0, a fraction (trials share one), or a whole number."""
+    """GPUs of a worker: 0, a fraction (trials share one), or a whole number."""
     concurrent_trials: Count | None = None
     """Trials that run at the same time at most; as many as the machine has room for, if left out."""
 

@@ -192,8 +192,7 @@ class SchedulerBridge(TrialScheduler):  # type: ignore[misc]  # Ray has no types
         self._starting.pop(trial.trial_id, None)
         self._seen.add(result["slot"])
         batch = Batch.loads(result[BATCH])
-        gpus = [gpu for gpu in result["gpus"].split(",") if gpu]
-        if not self._conductor.take(batch, node=result["node"], gpus=gpus):
+        if not self._conductor.take(batch, **json.loads(result["place"])):
             return str(TrialScheduler.CONTINUE)
         if self._others_come_up() or self._freed:
             # Ray Tune hands a free actor to a trial whose own is still coming up, and drops that: where trials are

@@ -314,13 +314,16 @@ class Conductor:
 
     # -- what becomes of it -----------------------------------------------------------------------------------------
 
-    def take(self, batch: Batch, node: str = "", gpus: list[str] | None = None) -> bool:
-        """Record a batch and decide; True when the attempt has ended (its slot is free)."""
+    def take(self, batch: Batch, **place: Any) -> bool:
+        """Record a batch and decide; True when the attempt has ended (its slot is free).
+
+        place: ``node``, ``gpus`` and ``ranks``, as the record of a start has them.
+        """
         if self._running.get(batch.trial) != batch.attempt:
             return True  # an attempt that was given up: whatever it still says does not count
         trial = self.state.trials[batch.trial]
         for message in batch.messages:
-            self._message(batch, message, node, gpus or [])
+            self._message(batch, message, place)
         if batch.end is not None:
             self._ended(trial, batch.attempt, **batch.end)
         elif batch.decide is None or not self._decide(trial, batch.attempt, batch.decide):
@@ -328,14 +331,14 @@ class Conductor:
         self._promote()
         return True
 
-    def _message(self, batch: Batch, message: dict[str, Any], node: str, gpus: list[str]) -> None:
+    def _message(self, batch: Batch, message: dict[str, Any], place: dict[str, Any]) -> None:
         ids: dict[str, Any] = {"trial": batch.trial, "attempt": batch.attempt}
         match message.pop("m"):
             case "report":
                 self.record(Reported(**ids, **message))
             case "started":
                 self._clock = self._clock or time.monotonic()
-                self.record(TrialStarted(**ids, **message, node=node, gpus=gpus))
+                self.record(TrialStarted(**ids, **message, **place))
             case "checkpoint":
                 self.record(CheckpointWritten(**ids, **message))
                 self._upkeep.keep_within_disk()

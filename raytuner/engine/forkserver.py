@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import importlib
 import io
 import json
 import os
@@ -90,6 +91,8 @@ class Server:
         watcher.start()
         try:
             module = load_module(self._spec["train"], self._spec["root"])
+            for name in self._spec["preload"]:
+                importlib.import_module(name)
             if "torch" in sys.modules:
                 sys.modules["torch"].set_num_threads(1)  # a thread pool does not survive a fork
             prepare = getattr(module, "prepare", None)

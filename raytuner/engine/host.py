@@ -32,12 +32,27 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._reasons: deque[str] = deque()
+        self._failures: deque[dict[str, Any]] = deque()
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
 
     def set(self, reason: str) -> None:
         self._reasons.append(reason)
         self._writer.send(b"x")
+
+    def fail(self, end: dict[str, Any]) -> None:
+        """The attempt is over, and this is how: its process is to be killed at once."""
+        self._failures.append(end)
+        self._writer.send(b"x")
+
+    def take_failure(self) -> dict[str, Any] | None:
+        """How the attempt ended, if that was said since."""
+        return self._failures.popleft() if self._failures else None
+
+    def clear(self) -> None:
+        """Forget what was asked of an earlier attempt."""
+        self.take()
+        self._failures.clear()
 
     def take(self) -> str | None:
         """The reason of a request that has come in since, or None."""
@@ -82,6 +97,8 @@ class ProcessHost:
         self._stop_by: float | None = None
         self._stop_reason = ""
         self._log_began = 0
+        self.ended_at = 0.0
+        """When the attempt ended (seconds since the epoch): as its process said, or as its end was seen."""
 
     def begin(self, spec: TrialSpec) -> None:
         self.end()
@@ -101,7 +118,8 @@ class ProcessHost:
         if process is None:
             batch.end = self._ended("lost", self._begin_error or "the attempt's process is gone")
             return batch
-        self._pass_on_stop(process)
+        if self._pass_on_stop(process, batch):
+            return batch
         if self._waiting:
             self._waiting = False
             self._step_began = time.monotonic()
@@ -120,7 +138,8 @@ class ProcessHost:
                 self._leave(process)
             if batch.end is not None or (batch.decide is not None and self._stop_by is None):
                 return batch
-            self._pass_on_stop(process)
+            if self._pass_on_stop(process, batch):
+                return batch
             now = time.monotonic()
             if self._stop_by is not None and now >= self._stop_by:
                 self.end()
@@ -133,12 +152,19 @@ class ProcessHost:
                 )
                 return batch
 
-    def _pass_on_stop(self, process: Process) -> None:
-        """Ask the trial to stop, if that was requested; it is killed if it has not by ``_stop_by``."""
+    def _pass_on_stop(self, process: Process, batch: Batch) -> bool:
+        """Ask the trial to stop, if that was requested; it is killed if it has not by ``_stop_by``. True when it is
+        over already.
+        """
+        batch.end = self._stop.take_failure()
+        if batch.end is not None:
+            self.end()
+            return True
         reason = self._stop.take()
         if reason is not None and self._stop_by is None:
             self._stop_by, self._stop_reason = time.monotonic() + STOP_SECONDS, reason
             process.send({"op": "stop", "reason": reason})
+        return False
 
     @property
     def _step_by(self) -> float | None:
@@ -155,10 +181,13 @@ class ProcessHost:
                 batch.decide = message["step"]
                 self._waiting = True
             case "end":
+                self.ended_at = message["at"]
                 batch.end = {k: message[k] for k in ("status", "reason", "step", "error")}
             case "exit":
                 self._forget(process)
-                batch.end = batch.end or self._crashed(message["code"])
+                if batch.end is None:
+                    self.ended_at = time.time()
+                    batch.end = self._crashed(message["code"])
             case kind:
                 if kind in ("report", "started"):
                     self._step, self._step_began = message["step"], time.monotonic()
@@ -218,7 +247,7 @@ class ProcessHost:
     @property
     def _log(self) -> Path:
         assert self._spec is not None
-        return Path(self._spec.dir) / "stderr.log"
+        return self._spec.logs / "stderr.log"
 
     def close(self) -> None:
         self.end()

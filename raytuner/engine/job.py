@@ -28,7 +28,7 @@ class SlotJob:
     def loads(cls, text: str) -> SlotJob:
         data = json.loads(text)
         server = data.pop("server")
-        server["sys_path"] = tuple(server["sys_path"])
+        server.update({name: tuple(server[name]) for name in ("sys_path", "preload")})
         return cls(server=ServerSpec(**server), control=ControlAddress(**data.pop("control")), **data)
 
 

@@ -24,7 +24,7 @@ from raytuner.engine.serverclient import ServerSpec, ensure_server
 from raytuner.engine.snapshot import search_path
 from raytuner.errors import LaunchError
 from raytuner.journal import Folder, Tested
-from raytuner.plan import Machine, Plan
+from raytuner.plan import Machine, Node, Plan, room
 
 __all__ = ["Engine", "Interrupt", "connect"]
 
@@ -103,6 +103,7 @@ class Engine:
                 "RAYTUNER_INSIDE": "1",
                 **experiment.env,
             },
+            preload=("torch.distributed",) if experiment.resources.workers > 1 else (),
             log=str(self.folder.path / "server.log"),
         )
 
@@ -170,12 +171,11 @@ class Engine:
         self._count_slots()
         resources = self.plan.experiment.resources
         bundle = {"CPU": resources.cpu, **({"GPU": resources.gpu} if resources.gpu else {})}
+        bundles = tune.PlacementGroupFactory([bundle] * resources.workers, strategy=resources.placement.upper())
         scratch = tempfile.mkdtemp(prefix="raytuner-tune-")
         try:
             scheduler = SchedulerBridge(self.conductor, self._tick, own_ray=self._own_ray)
-            search = SearchBridge(
-                self.conductor, scheduler, job=self._job.dumps(), resources=tune.PlacementGroupFactory([bundle])
-            )
+            search = SearchBridge(self.conductor, scheduler, job=self._job.dumps(), resources=bundles)
             tuner = tune.Tuner(
                 SlotTrainable,
                 tune_config=tune.TuneConfig(
@@ -202,22 +202,16 @@ class Engine:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def _count_slots(self) -> None:
-        import ray
-
-        total = ray.cluster_resources()
-        wanted = self.plan.experiment.resources
-        slots = int(total.get("CPU", 0) / wanted.cpu + 1e-9)
-        if wanted.gpu:
-            gpus = total.get("GPU", 0)
-            slots = min(slots, int(gpus // wanted.gpu) if wanted.gpu >= 1 else int(gpus) * int(1 / wanted.gpu + 1e-9))
-        if wanted.concurrent_trials is not None:
-            slots = min(slots, wanted.concurrent_trials)
+        resources, machine = self.plan.experiment.resources, cluster()
+        slots = min(room(resources, machine.parts).values())
         if slots < 1:
+            workers = f"{resources.workers} workers with " if resources.workers > 1 else ""
             raise LaunchError(
-                f"resources: a trial needs {wanted.cpu:g} CPU and {wanted.gpu:g} GPU, and the cluster has "
-                f"{total.get('CPU', 0):g} CPU and {total.get('GPU', 0):g} GPU in all; ask for less, or add nodes"
+                f"resources: a trial needs {workers}{resources.cpu:g} CPU and {resources.gpu:g} GPU, and the cluster "
+                f"has {machine.cpus} CPU and {machine.gpus} GPU in all; ask for less, or add nodes"
             )
-        self.conductor.slots = slots
+        most = resources.concurrent_trials
+        self.conductor.slots = slots if most is None else min(slots, most)
 
     def _tick(self) -> None:
         """Called in every round of Ray Tune's loop."""
@@ -311,8 +305,16 @@ def connect(address: str | None) -> Machine | None:
     ray_module = sys.modules.get("ray")
     if ray_module is None or not ray_module.is_initialized():
         return None
-    total = ray_module.cluster_resources()
-    return Machine(cpus=int(total.get("CPU", 0)), gpus=int(total.get("GPU", 0)))
+    return cluster()
+
+
+def cluster() -> Machine:
+    """The nodes of the Ray that this process is connected to."""
+    import ray
+
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = tuple(Node(cpus=there.get("CPU", 0.0), gpus=there.get("GPU", 0.0)) for there in alive)
+    return Machine(int(sum(node.cpus for node in nodes)), int(sum(node.gpus for node in nodes)), nodes)
 
 
 def _import_tune() -> None:

@@ -36,6 +36,8 @@ class ServerSpec:
     adapter: str | None = None
     """A function of ours that turns the user's into a training function of ours, such as for Ray Tune functions."""
     sys_path: tuple[str, ...] = ()
+    preload: tuple[str, ...] = ()
+    """Modules that every trial needs, whatever the user's module imports."""
     env: Mapping[str, str] = field(default_factory=dict)
     log: str = ""
 
@@ -76,6 +78,7 @@ def ensure_server(spec: ServerSpec, *, watch: list[int], linger: float) -> subpr
             "test": spec.test,
             "adapter": spec.adapter,
             "sys_path": list(spec.sys_path),
+            "preload": list(spec.preload),
             "watch": watch,
             "linger": linger,
         }

@@ -38,11 +38,19 @@ class Slot:
         self._stop = StopRequest()
         self._line = ControlLine(self._job.control, self._on_stop, self._on_lost)
         self._gpus = tuple(str(gpu) for gpu in ray.get_gpu_ids())
+        self._ranks: list[dict[str, Any]] = []
         self._host = self._make_host()
         self._begin(config)
 
     def _make_host(self) -> Host:
         if self._job.isolation == "process":
+            group = ray.util.get_current_placement_group()
+            if group is not None and group.bundle_count > 1:
+                from raytuner.engine.gang import GangHost
+
+                gang = GangHost(self._job, group, stop=self._stop)
+                self._ranks = gang.places
+                return gang
             return ProcessHost(self._job.server, step_timeout=self._job.step_timeout, stop=self._stop)
         from raytuner.engine.actorcode import load_in_actor
         from raytuner.engine.threadhost import ThreadHost
@@ -57,7 +65,7 @@ class Slot:
     def _begin(self, config: dict[str, Any]) -> None:
         spec = TrialSpec.from_dict(json.loads(config["attempt"]))
         self._host.end()
-        self._stop.take()
+        self._stop.clear()
         self._trial = spec.trial
         reason = self._line.asked((spec.trial, None))
         if reason is not None:
@@ -67,7 +75,8 @@ class Slot:
     def train(self) -> dict[str, Any]:
         """The next batch of the attempt."""
         batch = self._host.collect()
-        return {BATCH: batch.dumps(), "slot": self._name, "node": self._node, "gpus": ",".join(self._gpus)}
+        place = {"node": self._node, "gpus": self._gpus, "ranks": self._ranks}
+        return {BATCH: batch.dumps(), "slot": self._name, "place": json.dumps(place)}
 
     def _on_stop(self, trial: str | None, reason: str) -> None:
         if trial is None or trial == self._trial:

@@ -87,6 +87,8 @@ class TrialStarted(Event):
     node: str = ""
     pid: int = 0
     gpus: list[str] = field(default_factory=list)
+    ranks: list[dict[str, Any]] = field(default_factory=list)
+    """Where the further processes of a distributed trial run, from rank 1 on: ``node`` and ``gpus`` of each."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from raytuner.definition import CodeInfo, Experiment, find_experiment_code, import_root
-from raytuner.errors import DefinitionError, PlanError
+from raytuner.errors import DefinitionError, PlanError, Problem
 from raytuner.plan.cost import Slots, expected_steps, find_slots, most_configurations, rungs_of
 from raytuner.plan.machine import Machine, this_machine
 from raytuner.plan.paths import absolute, storage_problems
@@ -52,6 +52,7 @@ def compile_plan(
     most = scheduler.most_trials if scheduler is not None else None
     trials = _smaller(_smaller(experiment.budget.trials, configurations), most)
     slots, problems = find_slots(experiment.resources, machine, trials)
+    problems += _worker_problems(experiment, code["train"])
     if problems := storage_problems(experiment.storage) + problems:
         raise PlanError("\n".join(map(str, problems)))
     rungs = rungs_of(scheduler, trials)
@@ -97,6 +98,17 @@ def _below_root(experiment: Experiment, root: Path) -> Experiment:
 
     test = relative(experiment.test) if experiment.test else None
     return experiment.model_copy(update={"train": relative(experiment.train), "test": test})
+
+
+def _worker_problems(experiment: Experiment, train: CodeInfo) -> list[Problem]:
+    """Several processes can train a trial where each is one of ours."""
+    workers = experiment.resources.workers
+    inside = "isolation: process" if experiment.isolation == "actor" else None
+    ours = "a function of a trial, train(trial)" if train.kind in ("ray_function", "ray_class") else None
+    if workers == 1 or (inside or ours) is None:
+        return []
+    rule = f"several workers need {inside or ours}"
+    return [Problem("resources.workers", rule, f"{workers}", "leave workers out, or change that")]
 
 
 def _smaller(first: int | None, second: int | None) -> int | None:

@@ -9,12 +9,12 @@ from itertools import islice
 
 from raytuner.definition import Experiment, Resources
 from raytuner.errors import Problem
-from raytuner.plan.machine import Machine
+from raytuner.plan.machine import Machine, Node
 from raytuner.schedulers import Scheduler
 from raytuner.search import GridOptions
 from raytuner.space import Space, config_key
 
-__all__ = ["Slots", "expected_steps", "find_slots", "kept_checkpoints", "most_configurations", "rungs_of"]
+__all__ = ["Slots", "expected_steps", "find_slots", "kept_checkpoints", "most_configurations", "room", "rungs_of"]
 
 COUNTABLE = 5_000
 """Configurations up to which those within the constraints are counted one by one."""
@@ -29,21 +29,41 @@ class Slots:
     """What keeps it from being more: the CPUs, the GPUs, concurrent_trials, or the number of trials."""
 
 
+def room(resources: Resources, nodes: Sequence[Node]) -> dict[str, int]:
+    """How many trials the CPUs, the GPUs, and both together have room for. A share of a GPU lies on one GPU."""
+
+    def by_cpus(node: Node) -> int:
+        return _floor(node.cpus / resources.cpu)
+
+    def by_gpus(node: Node) -> int:
+        if resources.gpu < 1:
+            return _floor(node.gpus) * _floor(1 / resources.gpu)
+        return _floor(node.gpus / resources.gpu)
+
+    rooms = {"the CPUs": sum(map(by_cpus, nodes)) // resources.workers}
+    if resources.gpu > 0:
+        rooms["the GPUs"] = sum(map(by_gpus, nodes)) // resources.workers
+        together = sum(min(by_cpus(node), by_gpus(node)) for node in nodes) // resources.workers
+        if together < min(rooms.values()):
+            rooms["the CPUs and GPUs of single nodes"] = together
+    return rooms
+
+
 def find_slots(resources: Resources, machine: Machine, trials: int | None) -> tuple[Slots, list[Problem]]:
     """The slots on a machine, and why there is none if so."""
-    rooms = {"the CPUs": _floor(machine.cpus / resources.cpu)}
-    if resources.gpu > 0:
-        # A share of a GPU must lie on one GPU.
-        shares = machine.gpus * _floor(1 / resources.gpu) if resources.gpu < 1 else machine.gpus // int(resources.gpu)
-        rooms["the GPUs"] = shares
+    rooms = room(resources, machine.parts)
     problems = []
     for name, kind, needed, there in (
         ("the CPUs", "cpu", resources.cpu, machine.cpus),
         ("the GPUs", "gpu", resources.gpu, machine.gpus),
     ):
         if rooms.get(name, 1) < 1:
-            rule = f"this machine must have room for one trial, and has {there} {kind.upper()}s for it"
-            problems.append(Problem(f"resources.{kind}", rule, f"{needed:g}", "ask for less, or use another machine"))
+            rule = f"there must be room for one trial, and there are {there} {kind.upper()}s for it"
+            got = f"{needed:g}" + (f" for each of {resources.workers} workers" if resources.workers > 1 else "")
+            problems.append(Problem(f"resources.{kind}", rule, got, "ask for less, or use another machine"))
+    if not problems and min(rooms.values()) < 1:
+        rule = f"there must be room for one trial, and no node has {resources.cpu:g} CPU and {resources.gpu:g} GPU free"
+        problems.append(Problem("resources", rule, f"{resources.workers} workers", "ask for less, or add nodes"))
     if resources.concurrent_trials is not None:
         rooms["concurrent_trials"] = resources.concurrent_trials
     if trials is not None:

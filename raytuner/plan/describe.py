@@ -99,6 +99,8 @@ def _steps(steps: Mapping[str, Any]) -> str:
 def _slots(plan: Mapping[str, Any], resources: Mapping[str, Any]) -> str:
     machine = plan["machine"]
     needs = f"{resources['cpu']:g} CPU" + (f", {resources['gpu']:g} GPU" if resources["gpu"] else "")
+    if resources["workers"] > 1:
+        needs = f"{resources['workers']} workers with {needs}"
     there = f"{_count(machine['cpus'], 'CPU')}, {_count(machine['gpus'], 'GPU')}"
     return f"{plan['slots']} of {needs} each, limited by {plan['slots_limited_by']} (here: {there})"
 

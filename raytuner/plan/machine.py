@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Machine", "cpu_count", "gpu_count", "this_machine"]
+__all__ = ["Machine", "Node", "cpu_count", "gpu_count", "this_machine"]
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUP = Path("/proc/self/cgroup")
@@ -18,11 +18,25 @@ _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
 
 @dataclass(frozen=True)
+class Node:
+    """CPU cores and GPUs of one node."""
+
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True)
 class Machine:
-    """CPU cores and GPUs that trials may use."""
+    """CPU cores and GPUs that trials may use: this machine's, or those of a cluster's nodes together."""
 
     cpus: int
     gpus: int
+    nodes: tuple[Node, ...] = ()
+    """The nodes of a cluster; none stands for one with all of it."""
+
+    @property
+    def parts(self) -> tuple[Node, ...]:
+        return self.nodes or (Node(self.cpus, self.gpus),)
 
 
 def this_machine(*, ask_driver: bool = True) -> Machine:

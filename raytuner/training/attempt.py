@@ -15,6 +15,7 @@ from typing import Any
 
 from raytuner.errors import CheckpointError, RaytunerError, ReportError
 from raytuner.training.channel import Channel, ChannelClosed
+from raytuner.training.gang import join
 from raytuner.training.state import seed_everything
 from raytuner.training.trial import Trial, TrialSpec, TrialStop
 
@@ -35,7 +36,7 @@ def run_attempt(
     trial: Trial | None = None
     error: dict[str, Any] | None = None
     try:
-        trial = Trial(spec, channel, prepared)
+        trial = Trial(spec, channel, prepared, join(spec, channel))
         channel.send({"m": "started", "step": trial.step, "checkpoint": str(trial._source) if trial._source else None})
         status, reason = _train(trial, function)
     except (KeyboardInterrupt, ChannelClosed):

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -53,10 +54,11 @@ def child_main(
             signal.signal(name, signal.SIG_DFL)
         channel = SocketChannel(sock, request["rest"].encode())
         end = _attempt(channel, request, target, prepared)
+        ended = time.time()
         for stream in (sys.stdout, sys.stderr):
             with suppress(Exception):
                 stream.flush()
-        channel.send({"m": "end", **end})
+        channel.send({"m": "end", "at": ended, **end})
         code = 0 if end["error"] is None else 1
     except ChannelClosed:
         pass
@@ -72,9 +74,9 @@ def _attempt(
 ) -> dict[str, Any]:
     spec = TrialSpec.from_dict(request["spec"])
     try:
-        _redirect(Path(spec.dir))
+        _redirect(spec.logs)
     except OSError as error:
-        return _failed(error, f"{spec.dir}: the trial's folder must be writable: {error}")
+        return _failed(error, f"{spec.logs}: the trial's folder must be writable: {error}")
     _devices(spec)
     try:
         function = target()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from raytuner.errors import CheckpointError
 from raytuner.training.channel import Channel
 from raytuner.training.checkpoint import remove_checkpoint, sync_checkpoint, write_checkpoint
-from raytuner.training.state import RNG, collect, rng_states, snapshot
+from raytuner.training.state import snapshot
 
 if TYPE_CHECKING:
     from raytuner.training.trial import TrialSpec
@@ -37,10 +37,16 @@ class CheckpointPolicy:
 
 
 class CheckpointKeeper:
-    """Writes one attempt's checkpoints by policy, tells of each, and deletes those that are no longer needed."""
+    """Writes one attempt's checkpoints by policy, tells of each, and deletes those that are no longer needed.
 
-    def __init__(self, spec: TrialSpec, channel: Channel, policy: CheckpointPolicy) -> None:
+    ``state`` gives what a checkpoint holds, as it is now.
+    """
+
+    def __init__(
+        self, spec: TrialSpec, channel: Channel, policy: CheckpointPolicy, state: Callable[[], dict[str, Any]]
+    ) -> None:
         self._spec = spec
+        self._state = state
         self._channel = channel
         self._policy = policy
         self._folder = Path(spec.dir) / "checkpoints"
@@ -115,9 +121,6 @@ class CheckpointKeeper:
         self._write(step, reason, self._state() if self._objects else None, files)
         if self._held is not None and self._held[0] == step:
             self._held = None
-
-    def _state(self) -> dict[str, Any]:
-        return {**collect(self._objects), RNG: rng_states()}
 
     def _write(self, step: int, reason: str, state: dict[str, Any] | None, files: Path | None) -> None:
         began = time.monotonic()

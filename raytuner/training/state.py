@@ -30,10 +30,18 @@ def collect(objects: Mapping[str, Any]) -> dict[str, Any]:
         elif isinstance(value, np.random.RandomState) or (torch is not None and isinstance(value, torch.Generator)):
             state[name] = value.get_state()
         elif hasattr(value, "state_dict"):
-            state[name] = value.state_dict()
+            state[name] = _unwrapped(value).state_dict()
         else:
             state[name] = value
     return state
+
+
+def _unwrapped(value: Any) -> Any:
+    """The module itself, where it is wrapped for several processes: it is restored with another number of them too."""
+    parallel = sys.modules.get("torch.nn.parallel")
+    if parallel is not None and isinstance(value, parallel.DistributedDataParallel):
+        return value.module
+    return value
 
 
 def snapshot(state: Any) -> Any:
@@ -128,7 +136,7 @@ def _put(target: Any, saved: Any) -> Any:
     elif isinstance(target, np.random.RandomState) or (torch is not None and isinstance(target, torch.Generator)):
         target.set_state(saved)
     elif hasattr(target, "load_state_dict"):
-        target.load_state_dict(saved)
+        _unwrapped(target).load_state_dict(saved)
     elif isinstance(target, np.ndarray):
         _check_shape(target, saved)
         target[...] = saved

@@ -16,8 +16,9 @@ from typing import Any, NoReturn
 from raytuner.errors import CheckpointError, ReportError, TrialError
 from raytuner.training.channel import Channel
 from raytuner.training.checkpoint import load_checkpoint, verify_checkpoint
+from raytuner.training.gang import Alone
 from raytuner.training.keeper import CheckpointKeeper, CheckpointPolicy
-from raytuner.training.state import RNG, restore, seed_everything, set_rng_states
+from raytuner.training.state import RNG, collect, restore, rng_states, seed_everything, set_rng_states
 
 __all__ = ["Trial", "TrialSpec", "TrialStop"]
 
@@ -60,11 +61,25 @@ class TrialSpec:
     policy: Mapping[str, Any] = field(default_factory=dict)
     """Fields of CheckpointPolicy."""
     gpus: tuple[str, ...] = ()
+    gpu_share: float = 1.0
+    """How much of its GPU a process may use; 1 and more: all of it."""
     cpus: float = 1.0
+    rank: int = 0
+    world_size: int = 1
+    """How many processes train this trial together; each has this spec, with its own ``rank``."""
+    address: str = ""
+    """The IP address of the process' own node, where ``world_size`` is more than 1."""
+    meet: str = ""
+    """Where rank 0 waits for the others, ``host:port``; empty for itself."""
     best: tuple[float, int] | None = None
     """The best value so far and its step, of earlier attempts."""
     earlier_seconds: float = 0.0
     """Training time of earlier attempts: the checkpoint of another trial does not tell."""
+
+    @property
+    def logs(self) -> Path:
+        """The folder of the process' stdout.log and stderr.log."""
+        return Path(self.dir) / f"rank-{self.rank}" if self.rank else Path(self.dir)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrialSpec:
@@ -83,14 +98,14 @@ class Trial:
     ...         trial.report(val_accuracy=evaluate(model))
     """
 
-    rank: int = 0
-    """This process' place in a distributed trial; 0 otherwise."""
-    world_size: int = 1
-    """How many processes train this trial."""
-
-    def __init__(self, spec: TrialSpec, channel: Channel, prepared: Any = None) -> None:
+    def __init__(self, spec: TrialSpec, channel: Channel, prepared: Any = None, gang: Alone | None = None) -> None:
         self._spec = spec
         self._channel = channel
+        self._gang = gang or Alone()
+        self.rank = self._gang.rank
+        """This process' place in a distributed trial, from 0 on; 0 otherwise."""
+        self.world_size = self._gang.size
+        """How many processes train this trial."""
         self.prepared = prepared
         """What the training module's ``prepare()`` returned; loaded once a node and shared. Do not change it."""
         self.id = spec.trial
@@ -103,7 +118,7 @@ class Trial:
         self.dir = Path(spec.dir)
         """The trial's own folder, kept with the results."""
         self.device = "cuda" if spec.gpus else "cpu"
-        """Where to put models and data."""
+        """Where to put models and data: ``cuda`` (the process sees its own GPUs only) or ``cpu``."""
         self.state: dict[str, Any] = {}
         """What ``steps(**state)`` was given; plain values are read, set and restored here."""
         self.checkpoint: Path | None = None
@@ -119,16 +134,21 @@ class Trial:
         self._step_seconds = 0.0
         self._source: Path | None = None
         self._foreign = False  # the start is another trial's checkpoint, or one with another configuration
+        self._samplers: list[Any] = []
         self.dir.mkdir(parents=True, exist_ok=True)
-        for leftover in (*self.dir.glob(".files-*"), *self.dir.glob("checkpoints/.*")):
-            shutil.rmtree(leftover, ignore_errors=True)  # an earlier attempt was killed as it wrote
-        self._keeper = CheckpointKeeper(spec, channel, CheckpointPolicy(**spec.policy))
-        self._open_start()
+        self._keeper = CheckpointKeeper(spec, channel, CheckpointPolicy(**spec.policy), state=self._lead_state)
+        if self.rank == 0:
+            for leftover in (*self.dir.glob(".files-*"), *self.dir.glob("checkpoints/.*")):
+                shutil.rmtree(leftover, ignore_errors=True)  # an earlier attempt was killed as it wrote
+            self._open_start(spec.checkpoints)
+        start = self._gang.share(self._source)
+        if self.rank > 0 and start is not None:
+            self._open_start((str(start),))
 
     # -- where the trial starts ---------------------------------------------------------------------------------
 
-    def _open_start(self) -> None:
-        paths = [Path(path) for path in self._spec.checkpoints]
+    def _open_start(self, candidates: tuple[str, ...]) -> None:
+        paths = [Path(path) for path in candidates]
         for place, path in enumerate(paths):
             try:
                 manifest = verify_checkpoint(path)
@@ -143,7 +163,7 @@ class Trial:
             if (path / "files").is_dir():
                 self.checkpoint = path / "files"
             break
-        if self._spec.checkpoints and self._source is None:
+        if candidates and self._source is None:
             self._channel.send(
                 {"m": "warning", "text": f"trial {self.id}: no checkpoint is whole; it starts from scratch"}
             )
@@ -171,21 +191,36 @@ class Trial:
             saved = load_checkpoint(self._source, device=self._map_device())
             restore(self.state, saved, as_built=self._foreign)
             if self._foreign:  # with the same random numbers, it would see what its source sees, in the same order
-                seed_everything((self.seed * SEED_STRIDE + self._reported) % 2**31)
-            elif RNG in saved:
-                set_rng_states(saved[RNG])
+                seed_everything(self._seed_of_rank(self._reported))
+            else:
+                self._continue_rng(saved.get(RNG))
+        elif self.rank > 0:  # models and splits are the same on every rank until here; dropout need not be
+            seed_everything(self._seed_of_rank(0))
         self._in_steps = True
         self._keeper.watch(self.state)
         self._last_report = time.monotonic()
         for step in range(self._reported + 1, self.max_steps + 1):
             self.step = step
+            for sampler in self._samplers:
+                sampler.set_epoch(step)
             yield step
             self.check_ending()
-            if self._reported < step:
+            if self._reported < step and self.rank == 0:
                 raise ReportError(
                     f"step {step} ended without a report; call trial.report({self._spec.metric}=...) once in every step"
                 )
             self._between_steps(step)
+
+    def _seed_of_rank(self, step: int) -> int:
+        return ((self.seed * SEED_STRIDE + step) * self.world_size + self.rank) % 2**31
+
+    def _continue_rng(self, saved: Any) -> None:
+        """Put the generators back to what they were on this rank; with another number of ranks, begin new ones."""
+        ranks = saved if isinstance(saved, list) else [saved]
+        if len(ranks) != self.world_size:
+            seed_everything(self._seed_of_rank(self._reported))
+        elif ranks[self.rank] is not None:
+            set_rng_states(ranks[self.rank])
 
     def restore(self, **state: Any) -> None:
         """Load the named parts of the checkpoint that the trial starts from (in ``test``: the best one).
@@ -231,21 +266,27 @@ class Trial:
         now = time.monotonic()
         self._step_seconds, self._last_report = now - self._last_report, now
         self._reported = self.step = step
-        seconds = self._earlier_seconds + now - self._started
-        report = {"step": step, "metrics": numbers, "time": time.time(), "seconds": seconds}
-        if not math.isfinite(numbers[metric]):
+        if self.rank == 0:
+            seconds = self._earlier_seconds + now - self._started
+            self._tell({"step": step, "metrics": numbers, "time": time.time(), "seconds": seconds}, files)
+        else:
+            self._channel.send({"m": "report", "step": step})  # for the seat, which says where a rank has ended
+        if not self._in_steps:
+            self._between_steps(step)
+            if self.max_steps is not None and step >= self.max_steps:
+                self._end(self._all_done())
+
+    def _tell(self, report: dict[str, Any], files: Path | None) -> None:
+        step, value = report["step"], report["metrics"][self._spec.metric]
+        if not math.isfinite(value):
             self._channel.send({"m": "report", **report})
             self._end(
-                ReportError(f"step {step} reported {metric}={numbers[metric]}; the objective must be a finite number")
+                ReportError(f"step {step} reported {self._spec.metric}={value}; the objective must be a finite number")
             )
         self._keeper.reported(report)
         self._channel.send({"m": "report", **report})
         if files is not None:
             self._keeper.save(step, reason="user", files=files)
-        if not self._in_steps:
-            self._between_steps(step)
-            if self.max_steps is not None and step >= self.max_steps:
-                self._end(self._all_done())
 
     def _all_done(self) -> TrialStop:
         return TrialStop("finished", f"all {self.max_steps} step{'s' * (self.max_steps != 1)} done")
@@ -274,7 +315,20 @@ class Trial:
         return float(value)
 
     def _between_steps(self, step: int) -> None:
-        """The head of the loop: checkpoints by policy, requests that have arrived, the scheduler's decision."""
+        """The head of the loop: checkpoints by policy, requests that have arrived, the scheduler's decision; for all
+        but rank 0, what it says.
+        """
+        if self.rank > 0:
+            self._reported = step
+            self._follow()
+            return
+        stop = self._lead(step)
+        self._gang.share({"stop": stop.reason if stop else None})
+        if stop is not None:
+            self._end(stop)
+        self._last_report = time.monotonic()  # waiting is not training
+
+    def _lead(self, step: int) -> TrialStop | None:
         spec = self._spec
         last = self.max_steps is not None and step >= self.max_steps
         decides = not last and (spec.decides is None or step in spec.decides)
@@ -285,7 +339,7 @@ class Trial:
         if soon:
             self._keeper.flush()
         if last:
-            return
+            return None
         request = self._channel.poll()
         if decides and request is None:
             self._keeper.flush()  # a stop is a kill, so the best so far must be on disk before the question
@@ -293,19 +347,77 @@ class Trial:
             request = self._channel.wait()
         if request is not None and request["op"] == "stop":
             self._keeper.between_steps(step, demand="demand")
-            self._end(TrialStop("stopped", request.get("reason", "asked to stop")))
-        self._last_report = time.monotonic()  # waiting is not training
+            return TrialStop("stopped", request.get("reason", "asked to stop"))
+        return None
+
+    def _lead_state(self) -> dict[str, Any]:
+        """What a checkpoint holds, with every rank's part in it."""
+        self._gang.share("state")
+        return self._collect_state()
+
+    def _collect_state(self) -> dict[str, Any]:
+        state = collect(self.state)  # on every rank: to collect what is sharded may take them all
+        ranks = self._gang.gather(rng_states())
+        return {**state, RNG: ranks if self.world_size > 1 else ranks[0]}
+
+    def _follow(self) -> None:
+        """Do as rank 0 says, until it lets the trial go on."""
+        while (said := self._gang.share(None)) == "state":
+            self._collect_state()
+        if said["stop"] is not None:
+            self._end(TrialStop("stopped", said["stop"]))
 
     def finish(self, *, save_last: bool = True) -> None:
         """Write what is still to be written; called when the training function has returned."""
+        if self.rank > 0:
+            self._follow()
+            return
         if save_last and self.step == self._reported:  # in the middle of a step, the state belongs to none
             self._keeper.between_steps(self._reported, demand="last")
         self._keeper.flush()
+        self._gang.share({"stop": None})
 
     @property
     def reported_steps(self) -> int:
         """How many steps were reported, earlier attempts included."""
         return self._reported
+
+    # -- with others, in a distributed trial ---------------------------------------------------------------------
+
+    def distribute(self, model: Any, **options: Any) -> Any:
+        """The torch module on the trial's device, wrapped in DistributedDataParallel where several processes train it.
+
+        options: DistributedDataParallel's. Pass what this returns to ``steps()``: checkpoints hold the module itself,
+        so that ``test`` restores them without a wrapper.
+        """
+        model = model.to(self.device)
+        if self.world_size == 1:
+            return model
+        from torch.nn.parallel import DistributedDataParallel
+
+        return DistributedDataParallel(model, **options)
+
+    def sampler(self, data: Any, *, shuffle: bool = True, drop_last: bool = False) -> Any:
+        """A torch sampler for a DataLoader with this rank's share of ``data``, in another order in every step.
+
+        With one process it is all of the data. Ranks get equally many items: some are seen twice, or with
+        ``drop_last`` some not at all, where the data cannot be divided.
+        """
+        from torch.utils.data import DistributedSampler
+
+        sampler: Any = DistributedSampler(
+            data, self.world_size, self.rank, shuffle=shuffle, seed=self.seed, drop_last=drop_last
+        )
+        self._samplers.append(sampler)
+        return sampler
+
+    def reduce(self, metrics: Mapping[str, Any], op: str = "mean") -> dict[str, float]:
+        """Each metric over all ranks: their mean, sum, min or max. Every rank must call it with the same names.
+
+        ``report`` takes rank 0's metrics: ``trial.report(trial.reduce({"loss": loss}))`` reports the mean of all.
+        Raises ReportError for other names on another rank, an unknown ``op``, and what is no number.
+        """
+        return self._gang.reduce({name: self._number(self.step, name, value) for name, value in metrics.items()}, op)
 
     # -- what it saves by itself ----------------------------------------------------------------------------------
 
@@ -314,12 +426,16 @@ class Trial:
         """An empty folder to save into by your own means; it becomes this step's checkpoint.
 
         In a later attempt, and in ``test``, ``trial.checkpoint`` is a folder with the same files. With ``steps()`` it
-        is written at the head of the loop, with the step's report; without, at once, for the last step reported.
+        is written at the head of the loop, with the step's report; without, at once, for the last step reported. In a
+        distributed trial it is the same folder on all ranks, or only on those that ask; rank 0 must.
         """
         folder = self.dir / f".files-{self.attempt}"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        if self.world_size == 1:
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
         yield folder
+        if self.rank > 0:
+            return
         if self._in_steps:
             self._keeper.attach(folder)
         else:

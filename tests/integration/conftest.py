@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,10 +14,11 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 
 from raytuner.definition import Experiment
 from raytuner.engine.runner import quiet_ray
-from raytuner.journal import ExperimentState, Folder, replay
+from raytuner.journal import ExperimentState, Folder, JournalReader, replay
 from raytuner.launch import drive, machine
 from raytuner.plan import compile as compile_plan
 
@@ -30,7 +34,7 @@ def ray() -> Iterator[Any]:
     ray.init(
         address="local",
         num_cpus=2,
-        num_gpus=2,  # declared, not there
+        num_gpus=6,  # declared, not there
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
@@ -61,6 +65,57 @@ def run(ray: Any, tmp_path: Path) -> Run:
         return replay(folder), folder
 
     return run_experiment
+
+
+def events_of(folder: Folder, kind: type) -> list[Any]:
+    return [event for event in JournalReader(folder.journal).read() if isinstance(event, kind)]
+
+
+def raytuner(*arguments: str) -> dict[str, Any]:
+    """What a command printed as JSON, if it was asked to; it must have ended well."""
+    done = subprocess.run(
+        [sys.executable, "-m", "raytuner", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": ""},
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    return json.loads(done.stdout) if "--json" in arguments else {}
+
+
+def start_driver(folder: Path, module: str = "objectives", **fields: Any) -> tuple[subprocess.Popen[str], Folder]:
+    """``raytuner run`` as a process of its own, with a Ray of its own, on a module of this folder."""
+    definition = {
+        "name": "own",
+        "search": "random",
+        "tracking": "none",
+        "storage": str(folder / "results"),
+        "resources": {"cpu": 1, "concurrent_trials": 2},
+        **fields,
+    }
+    (folder / f"{module}.py").write_text((HERE / f"{module}.py").read_text())
+    (folder / "experiment.yaml").write_text(yaml.safe_dump(definition))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "raytuner", "run", str(folder / "experiment.yaml")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "RAYTUNER_TEST_MARK": str(folder), "PYTHONPATH": ""},
+    )
+    return process, Folder(folder / "results" / definition["name"])
+
+
+def run_until(condition: Callable[[Folder], Any], folder: Path, module: str = "objectives", **fields: Any) -> Folder:
+    """Start such a driver, and kill it once ``condition`` is true of its results."""
+    process, results = start_driver(folder, module, **fields)
+    try:
+        wait_until(lambda: results.journal.exists() and condition(results), 90, "it has come far enough to be killed")
+    finally:
+        process.kill()
+        process.communicate()
+    return results
 
 
 def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import HERE, Run, wait_until
+from conftest import Run, events_of, raytuner, run_until
 
-from raytuner.journal import Exploited, Folder, JournalReader, TrialStarted, replay
+from raytuner.journal import Exploited, TrialStarted, replay
 
 FIELDS: dict[str, Any] = {
     "train": "objectives:learner",
@@ -25,10 +20,6 @@ FIELDS: dict[str, Any] = {
     },
     "scheduler": {"type": "pbt", "mutate": ["rate"], "population": 6, "perturbation_interval": 2, "quantile": 0.34},
 }
-
-
-def events_of(folder: Folder, kind: type) -> list[Any]:
-    return [event for event in JournalReader(folder.journal).read() if isinstance(event, kind)]
 
 
 @pytest.mark.usefixtures("ray")
@@ -46,44 +37,9 @@ def test_a_population_comes_to_its_end(run: Run, synchronous: bool) -> None:
         assert trial.last["learnt"] == pytest.approx(sum(p[3]["rate"] * (p[2] - p[1] + 1) for p in parts))
 
 
-def raytuner(*arguments: str) -> dict[str, Any]:
-    """What a command printed as JSON, if it was asked to; it must have ended well."""
-    done = subprocess.run(
-        [sys.executable, "-m", "raytuner", *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": ""},
-        timeout=180,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-    return json.loads(done.stdout) if "--json" in arguments else {}
-
-
 def test_a_population_survives_its_driver_and_its_winner_is_trained_again(tmp_path: Path) -> None:
-    (tmp_path / "objectives.py").write_text((HERE / "objectives.py").read_text())
-    definition = {
-        **FIELDS,
-        "name": "own",
-        "search": "random",
-        "tracking": {"mlflow": f"sqlite:///{tmp_path}/mlflow.db"},
-        "storage": str(tmp_path / "results"),
-        "resources": {"cpu": 1, "concurrent_trials": 2},
-    }
-    (tmp_path / "experiment.yaml").write_text(json.dumps(definition))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "raytuner", "run", str(tmp_path / "experiment.yaml")],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, "PYTHONPATH": ""},
-    )
-    folder = Folder(tmp_path / "results" / "own")
-    try:
-        wait_until(lambda: folder.journal.exists() and events_of(folder, Exploited), 90, "one has copied another")
-        process.send_signal(signal.SIGKILL)
-    finally:
-        process.kill()
-        process.wait()
+    tracking = {"mlflow": f"sqlite:///{tmp_path}/mlflow.db"}
+    folder = run_until(lambda results: events_of(results, Exploited), tmp_path, **FIELDS, tracking=tracking)
     before = replay(folder)
     raytuner("resume", str(folder.path))
     state = replay(folder)

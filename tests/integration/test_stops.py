@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -14,18 +11,13 @@ from typing import Any
 
 import psutil
 import pytest
-import yaml
-from conftest import HERE, Run, processes_of, wait_until
+from conftest import Run, events_of, processes_of, raytuner, start_driver, wait_until
 
-from raytuner.journal import Folder, JournalReader, TrialEnded, TrialStarted, replay
+from raytuner.journal import Folder, TrialEnded, TrialStarted, replay
 from raytuner.launch.control import request_stop
 
-
-def events_of(folder: Folder, kind: type) -> list[Any]:
-    return [event for event in JournalReader(folder.journal).read() if isinstance(event, kind)]
-
-
 STEPS = {"metric": "loss", "mode": "min", "max_steps": 3}
+OWN: dict[str, Any] = {"objective": STEPS, "space": {"x": {"type": "float", "low": -10.0, "high": 10.0}}}
 
 
 def test_the_time_budget_reaches_a_long_step(run: Run) -> None:
@@ -78,30 +70,6 @@ def test_one_trial_is_stopped_from_another_shell(run: Run, tmp_path: Path) -> No
     assert state.status == "interrupted"
 
 
-def start_driver(tmp_path: Path, **fields: Any) -> tuple[subprocess.Popen[str], Folder]:
-    """``raytuner run`` as a process of its own, with a Ray of its own."""
-    definition = {
-        "name": "own",
-        "objective": STEPS,
-        "space": {"x": {"type": "float", "low": -10.0, "high": 10.0}},
-        "search": "random",
-        "tracking": "none",
-        "storage": str(tmp_path / "results"),
-        "resources": {"cpu": 1, "concurrent_trials": 2},
-        **fields,
-    }
-    (tmp_path / "objectives.py").write_text((HERE / "objectives.py").read_text())
-    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(definition))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "raytuner", "run", str(tmp_path / "experiment.yaml")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "RAYTUNER_TEST_MARK": str(tmp_path), "PYTHONPATH": ""},
-    )
-    return process, Folder(tmp_path / "results" / "own")
-
-
 def running_children(folder: Folder, count: int) -> list[int]:
     """The processes of ``count`` running trials."""
 
@@ -127,21 +95,20 @@ def wait_until_gone(tmp_path: Path) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("victim", ["driver", "actor"])
-def test_a_kill_leaves_no_process_behind(tmp_path: Path, victim: str) -> None:
-    process, folder = start_driver(tmp_path, train="objectives:with_helper", budget={"trials": 2})
+@pytest.mark.parametrize(("victim", "workers"), [("driver", 1), ("driver", 2), ("actor", 1)])
+def test_a_kill_leaves_no_process_behind(tmp_path: Path, victim: str, workers: int) -> None:
+    resources = {"workers": workers, "cpu": 1 / workers, "concurrent_trials": 2}
+    process, folder = start_driver(
+        tmp_path, **OWN, train="objectives:with_helper", budget={"trials": 2}, resources=resources
+    )
     try:
         pids = running_children(folder, 2)
-        helpers = wait_until(
-            lambda: [
-                int(line.split()[1])
-                for log in folder.path.glob("trials/*/stdout.log")
-                for line in log.read_text().splitlines()
-                if line.startswith("helper")
-            ],
-            10,
-            "helpers run",
-        )
+
+        def found() -> list[int]:
+            lines = [line for log in folder.path.glob("trials/**/stdout.log") for line in log.read_text().splitlines()]
+            return [int(line.split()[1]) for line in lines if line.startswith("helper")]
+
+        helpers = wait_until(lambda: len(found()) == 2 * workers and found(), 10, "helpers run")
         if victim == "driver":
             os.kill(process.pid, signal.SIGKILL)
             wait_until(lambda: gone(pids + helpers), 1.5, "the trials and their helpers are gone")
@@ -190,21 +157,11 @@ def test_ctrl_c_ends_cleanly_and_a_resume_finishes(tmp_path: Path) -> None:
     cut = [t for t in before.trials.values() if t.reason.startswith("interrupted")]
     assert cut
     assert all(t.last_checkpoint is not None and t.last_checkpoint.step == t.step for t in cut if t.step)
-    resumed = subprocess.run(
-        [sys.executable, "-m", "raytuner", "resume", str(folder.path)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": ""},
-        timeout=120,
-    )
-    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    raytuner("resume", str(folder.path))
     after = replay(folder)
     assert after.status == "finished"
     assert [t.status for t in after.trials.values()] == ["finished"] * 4
     assert all([s.step for s in t.steps] == list(range(1, 10)) for t in after.trials.values())
     assert after.steps == 4 * 9, "no step that was checkpointed is trained twice"
     assert [(t.trial, t.metrics) for t in after.tests] == [("000001", {"test_loss": 9.0})]
-    status = subprocess.run(
-        [sys.executable, "-m", "raytuner", "status", "--json", str(folder.path)], capture_output=True, text=True
-    )
-    assert json.loads(status.stdout)["schema"] == "raytuner.status/1"
+    assert raytuner("status", "--json", str(folder.path))["schema"] == "raytuner.status/1"
