@@ -208,7 +208,8 @@ def _logs(options: argparse.Namespace) -> int:
     from raytuner.errors import JournalError
 
     folder = _folder(options)
-    path = folder.trial(options.trial.zfill(6)) / ("stderr.log" if options.stderr else "stdout.log")
+    path = folder.trial(options.trial.zfill(6)) / (f"rank-{options.rank}" if options.rank else "")
+    path /= "stderr.log" if options.stderr else "stdout.log"
     if not path.exists():
         raise JournalError(f"{path}: trial {options.trial} has written no such log; `raytuner status` lists the trials")
     with path.open(errors="replace") as file:
@@ -305,6 +306,7 @@ def _parser() -> argparse.ArgumentParser:
     command = add("logs", _logs, "Show what a trial printed.")
     command.add_argument("dir", help="the experiment's folder")
     command.add_argument("trial", help="the trial's id, such as 000017 or 17")
+    command.add_argument("--rank", type=int, default=0, help="of a distributed trial: this process, from 0 on")
     command.add_argument("--stderr", action="store_true", help="its error output instead")
     command.add_argument("--follow", action="store_true", help="go on as it grows")
     command = of_folder(add("stop", _stop, "Stop a running experiment, or one trial of it."))

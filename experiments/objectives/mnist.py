@@ -23,6 +23,7 @@ SOURCE = "https://ossci-datasets.s3.amazonaws.com/mnist"
 CACHE = Path("~/.cache/raytuner/mnist10k.npz")
 DIGITS = 10_000
 BATCH = 64
+"""Digits in a batch, of all workers together."""
 STEPS_AN_EPOCH = 2
 MEAN, SCALE = 0.1307, 0.3081
 
@@ -99,21 +100,22 @@ def augment(images: Tensor, strength: float) -> Tensor:
     return nn.functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-def fit_some(model: nn.Module, optimizer: torch.optim.Optimizer, data: Part, config: dict) -> float:
-    """Train for a part of an epoch; return the mean training loss."""
+def fit_some(
+    model: nn.Module, optimizer: torch.optim.Optimizer, data: Part, rows: Tensor, batch: int, config: dict
+) -> float:
+    """Train on these rows once, in batches; return the mean training loss."""
     model.train()
     total = 0.0
-    some = torch.randperm(len(data.labels))[: len(data.labels) // STEPS_AN_EPOCH]
     device = next(model.parameters()).device
-    for rows in some.split(BATCH):
-        images = augment(data.images[rows], config["augment"]).to(device)
-        labels = data.labels[rows].to(device)
+    for some in rows.split(batch):
+        images = augment(data.images[some], config["augment"]).to(device)
+        labels = data.labels[some].to(device)
         loss = nn.functional.cross_entropy(model(images), labels, label_smoothing=config["label_smoothing"])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        total += loss.item() * len(rows)
-    return total / len(some)
+        total += loss.item() * len(some)
+    return total / len(rows)
 
 
 @torch.no_grad()
@@ -127,13 +129,19 @@ def evaluate(model: nn.Module, data: Part) -> tuple[float, float]:
 
 
 def train(trial: Trial) -> None:
-    config = trial.config
-    model = build(config).to(trial.device)
+    """With several workers, each trains on its share of every batch, and validates on its share of the digits."""
+    config, digits, seen = trial.config, trial.prepared["train"], trial.prepared["validation"]
+    model = trial.distribute(build(config))
     optimizer = torch.optim.SGD(model.parameters(), lr=config["lr"], momentum=0.9, weight_decay=config["weight_decay"])
+    order = trial.sampler(digits.labels)
+    share = Part(*(part[trial.rank :: trial.world_size] for part in seen))
     for _ in trial.steps(model=model, optimizer=optimizer):
-        train_loss = fit_some(model, optimizer, trial.prepared["train"], config)
-        val_loss, val_accuracy = evaluate(model, trial.prepared["validation"])
-        trial.report(val_loss=val_loss, val_accuracy=val_accuracy, train_loss=train_loss)
+        rows = torch.tensor(list(order))
+        rows = rows[: len(rows) // STEPS_AN_EPOCH]
+        train_loss = fit_some(model, optimizer, digits, rows, BATCH // trial.world_size, config)
+        val_loss, val_accuracy = evaluate(model, share)
+        metrics = {"val_loss": val_loss, "val_accuracy": val_accuracy, "train_loss": train_loss}
+        trial.report(trial.reduce(metrics))
 
 
 def test(trial: Trial) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """What a person writes: the experiment, its sections, loading, and the JSON Schema."""
 
+from raytuner.definition.amounts import AMOUNT_RULES, AUTO
 from raytuner.definition.code import CodeInfo, find_code, import_root
 from raytuner.definition.experiment import Experiment
 from raytuner.definition.loading import find_experiment_code, load, to_plain, to_yaml
@@ -8,6 +9,8 @@ from raytuner.definition.schema import schema
 from raytuner.definition.sections import Budget, Checkpoints, Objective, Resources, Tracking
 
 __all__ = [
+    "AMOUNT_RULES",
+    "AUTO",
     "Budget",
     "Checkpoints",
     "CodeInfo",

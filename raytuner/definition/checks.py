@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
+from raytuner.definition.amounts import AMOUNT_RULES, AUTO
 from raytuner.definition.intervals import never_holds
 from raytuner.definition.messages import parse_problem
-from raytuner.definition.sections import Budget, Checkpoints, Objective
+from raytuner.definition.sections import Budget, Checkpoints, Objective, Resources
 from raytuner.errors import Problem, SearchError, SpaceError
 from raytuner.schedulers import SCHEDULERS, PbtOptions
 from raytuner.search import SEARCHES
-from raytuner.space import Choice, Expression, Float, Int, Space
+from raytuner.space import Choice, Expression, Float, Int, Space, unknown_name
 
 __all__ = ["Parts", "cross_problems"]
 
@@ -36,6 +37,7 @@ class Parts:
     search: BaseModel | None
     scheduler: BaseModel | None
     budget: Budget | None
+    resources: Resources | None
     checkpoints: Checkpoints | None
     has_test: bool
     broken: frozenset[str] = field(default_factory=frozenset)
@@ -47,6 +49,7 @@ def cross_problems(parts: Parts) -> list[Problem]:
     problems: list[Problem] = []
     if parts.space is not None:
         problems += _space_problems(parts, parts.space)
+        problems += _resource_problems(parts.resources, parts.space, parts.broken)
     problems += _component_problems(parts)
     budget = parts.budget
     population = parts.scheduler.population if isinstance(parts.scheduler, PbtOptions) else None
@@ -90,6 +93,17 @@ def _space_problems(parts: Parts, parameters: Parameters) -> list[Problem]:
     if not problems and not unsure and parts.search is not None:
         problems += _unsupported(parts.search, space)
     return problems
+
+
+def _resource_problems(resources: Resources | None, parameters: Parameters, broken: frozenset[str]) -> list[Problem]:
+    """Expressions must speak of parameters; what they come to is known with a configuration only."""
+    known = {*parameters, *broken}
+    return [
+        unknown_name(f"resources.{field}", name, dict.fromkeys(known))
+        for field in AMOUNT_RULES
+        if isinstance(text := getattr(resources, field, None), str) and text != AUTO
+        for name in sorted(_names(text) - known)
+    ]
 
 
 def _without_blamed(parts: Parts, problems: Sequence[Problem]) -> Parts:

@@ -113,6 +113,7 @@ def _parts(model: type[BaseModel], data: Mapping[str, Any], paths: Sequence[Path
         search=whole("search"),
         scheduler=whole("scheduler"),
         budget=whole("budget"),
+        resources=whole("resources"),
         checkpoints=whole("checkpoints"),
         has_test=data.get("test") is not None,
         broken=broken,

@@ -106,6 +106,7 @@ class Experiment(BaseModel):
                 search=self.search,
                 scheduler=self.scheduler,
                 budget=self.budget,
+                resources=self.resources,
                 checkpoints=self.checkpoints,
                 has_test=self.test is not None,
             )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import warnings
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
+from raytuner.definition.amounts import CpuAmount, GpuAmount, WorkerCount
 from raytuner.definition.names import MetricName, Text, TrackingUri
 from raytuner.definition.quantities import Duration, Size
-from raytuner.space import broken_rule
 
 __all__ = ["Budget", "Checkpoints", "Count", "Objective", "Resources", "Tracking"]
 
@@ -43,23 +43,24 @@ class Budget(_Section):
     """Time after which running trials write a checkpoint and stop: 30m, 1h30m, 2d, or seconds."""
 
 
-def _whole_above_one(gpu: float) -> float:
-    if gpu > 1 and gpu != int(gpu):
-        raise broken_rule("above 1, a number of GPUs must be whole", remedy=f"use {int(gpu)} or {int(gpu) + 1}")
-    return gpu
-
-
 class Resources(_Section):
     """What one trial gets: so many workers, and each of these the CPUs and GPUs."""
 
-    workers: Count = 1
-    """Processes that train a trial together, each with the CPUs and GPUs below."""
+    workers: WorkerCount = 1
+    """Processes that train a trial together, each with the CPUs and GPUs below; a number, or an expression."""
     placement: Literal["pack", "spread"] = "pack"
     """Whether a trial's workers go on as few nodes as possible, or on as many."""
-    cpu: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] = 1.0
-    """CPU cores of a worker; a fraction such as 0.5 lets trials share one."""
-    gpu: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False), AfterValidator(_whole_above_one)] = 0.0
-    """GPUs of a worker: 0, a fraction (trials share one), or a whole number."""
+    cpu: CpuAmount = 1.0
+    """CPU cores of a worker, such as 2, or 0.5 so that trials share one; or an expression over the parameters."""
+    gpu: GpuAmount = 0.0
+    """GPUs of a worker: 0, a share such as 0.25, a whole number, auto for the share that trials are seen to need, or an
+    expression over the parameters such as 1 if width <= 512 else 2."""
+    accelerator: Text | None = None
+    """The type of GPU that a worker needs, as Ray names it, such as H100."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Labels that a worker's node must have."""
+    mps: Annotated[bool, Field(strict=True)] = False
+    """Whether trials that share a GPU do so through CUDA's multi-process service, where a node has it."""
     concurrent_trials: Count | None = None
     """Trials that run at the same time at most; as many as the machine has room for, if left out."""
 

@@ -91,7 +91,12 @@ class SearchBridge(SearchAlgorithm):  # type: ignore[misc]  # Ray has no types
     """Hands Ray Tune the next attempt whenever a slot is free."""
 
     def __init__(
-        self, conductor: Conductor, scheduler: SchedulerBridge, *, job: str, resources: PlacementGroupFactory
+        self,
+        conductor: Conductor,
+        scheduler: SchedulerBridge,
+        *,
+        job: str,
+        resources: Callable[[TrialSpec], PlacementGroupFactory],
     ) -> None:
         self._conductor = conductor
         self._scheduler = scheduler
@@ -118,7 +123,7 @@ class SearchBridge(SearchAlgorithm):  # type: ignore[misc]  # Ray has no types
             spec = conductor.next()
         if spec is None:
             return None
-        return SlotTrial(spec, job=self._job, resources=self._resources)
+        return SlotTrial(spec, job=self._job, resources=self._resources(spec))
 
     def is_finished(self) -> bool:
         conductor = self._conductor
@@ -206,8 +211,8 @@ class SchedulerBridge(TrialScheduler):  # type: ignore[misc]  # Ray has no types
         return str(TrialScheduler.STOP)
 
     def _others_come_up(self) -> bool:
-        if len(self._seen) >= self._conductor.slots:
-            return False
+        if len(self._seen) >= self._conductor.slots or self._conductor.books.waiting is not None:
+            return False  # or what is free is what it waits for
         now = time.monotonic()
         return any(now - since < HOLD_SECONDS for since in self._starting.values())
 

@@ -12,8 +12,10 @@ from dataclasses import replace
 from typing import Any, cast
 
 from raytuner.engine.batch import Batch
+from raytuner.engine.needs import Books, larger_share
 from raytuner.engine.proposals import Proposals
 from raytuner.engine.upkeep import INTERRUPTED, Upkeep
+from raytuner.errors import PlanError
 from raytuner.journal import (
     CheckpointRemoved,
     CheckpointWritten,
@@ -24,14 +26,16 @@ from raytuner.journal import (
     Folder,
     JournalWriter,
     Logged,
+    Measured,
     Reported,
+    Retried,
     TrialAsked,
     TrialEnded,
     TrialStarted,
     TrialState,
 )
 from raytuner.journal.state import EXPLOIT
-from raytuner.plan import Plan
+from raytuner.plan import Needs, Plan
 from raytuner.schedulers import Decision, Exploit
 from raytuner.search import Observation, Search, Status
 from raytuner.training.trial import TrialSpec
@@ -58,7 +62,7 @@ class Conductor:
         self.stopping: str | None = None
         """Why no trial is started any more, once something has ended the experiment."""
         self.stop_status = "finished"
-        self.slots = 1
+        self.books = Books(plan, state)
         self.thinking = False
         """Whether ``next`` gave none only because the search still thinks about it."""
         self.warnings: list[str] = []
@@ -92,6 +96,8 @@ class Conductor:
                 case Exploited():
                     self._exploits.pop(event.trial, None)
                     self.scheduler.on_start(event.trial, event.config)
+                case Retried():
+                    self._interrupted.add(event.trial)
                 case TrialStarted():
                     self._interrupted.discard(event.trial)
                 case Decided(action="resume"):
@@ -156,6 +162,11 @@ class Conductor:
     # -- what runs next -------------------------------------------------------------------------------------------
 
     @property
+    def slots(self) -> int:
+        """Trials that run at the same time, at most."""
+        return self.books.slots
+
+    @property
     def running(self) -> int:
         return len(self._running)
 
@@ -170,12 +181,18 @@ class Conductor:
         held: slots that are free, but wait. Raises what the search has raised.
         """
         self.thinking = False
-        if self.stopping is not None or len(self._running) + held >= self.slots:
+        if self.stopping is not None or len(self._running) + held >= self.slots or self.books.waiting is not None:
             return None
+        while (trial := self._next_trial()) is not None:
+            spec = self._attempt(trial)
+            if spec is not None:
+                return spec
+        return None
+
+    def _next_trial(self) -> TrialState | None:
         if self._queue:
-            return self._attempt(self.state.trials[self._queue.popleft()])
-        resumed = self._resume()
-        return self._attempt(resumed) if resumed is not None else self._ask()
+            return self.state.trials[self._queue.popleft()]
+        return self._resume() or self._ask()
 
     def _resume(self) -> TrialState | None:
         """The paused trial that goes on next, if there is one."""
@@ -223,7 +240,7 @@ class Conductor:
             if resumed is not None:
                 self._queue.append(resumed.id)
 
-    def _ask(self) -> TrialSpec | None:
+    def _ask(self) -> TrialState | None:
         trial_id = self._next_id
         if trial_id is None:
             return None
@@ -237,7 +254,7 @@ class Conductor:
         following = self._next_id
         if self.slots >= AHEAD_SLOTS and following is not None:
             self.proposals.prepare(following)
-        return self._attempt(self.state.trials[trial_id])
+        return self.state.trials[trial_id]
 
     def _start(self, asked: TrialAsked | TrialState) -> None:
         """Tell the scheduler of a new trial."""
@@ -250,10 +267,21 @@ class Conductor:
         number, limit = len(self.state.trials), self.plan.trials
         return f"{number + 1:06d}" if limit is None or number < limit else None
 
-    def _attempt(self, trial: TrialState) -> TrialSpec:
-        experiment = self.experiment
+    def _attempt(self, trial: TrialState) -> TrialSpec | None:
+        """The next attempt of a trial; None when it can never run, which is on record then."""
         attempt = trial.attempt + 1
+        try:
+            needs = self.books.start(trial)
+        except PlanError as problem:
+            self._running[trial.id] = attempt
+            error = {"kind": "resources", "message": str(problem), "traceback": ""}
+            self._ended(trial, attempt, status="failed", reason=str(problem), step=trial.step, error=error)
+            return None
         self._running[trial.id] = attempt
+        return self._spec(trial, attempt, needs)
+
+    def _spec(self, trial: TrialState, attempt: int, needs: Needs) -> TrialSpec:
+        experiment = self.experiment
         objective, policy = experiment.objective, experiment.checkpoints
         newest = sorted(trial.checkpoints.values(), key=lambda c: (c.step, c.attempt), reverse=True)
         return TrialSpec(
@@ -276,15 +304,16 @@ class Conductor:
                 "every_time": policy.every_time,
                 "keep": policy.keep,
             },
-            cpus=experiment.resources.cpu,
+            cpus=needs.cpu,
+            gpu=needs.gpu,
+            world_size=needs.workers,
             best=(trial.value, trial.value_step) if trial.value is not None else None,
             earlier_seconds=trial.seconds,
         )
 
     def spec_for_test(self, trial: TrialState, checkpoint: str) -> TrialSpec:
-        """The spec under which the test function sees a checkpoint of a trial."""
-        spec = self._attempt(trial)
-        del self._running[trial.id]
+        """The spec under which the test function sees a checkpoint of a trial: in one process."""
+        spec = self._spec(trial, trial.attempt + 1, replace(self.books.needs(trial), workers=1))
         folder = self.folder.trial(trial.id) / "test"
         return replace(spec, config=trial.config, checkpoints=(checkpoint,), dir=str(folder), decides=(), deadline=None)
 
@@ -336,9 +365,13 @@ class Conductor:
         match message.pop("m"):
             case "report":
                 self.record(Reported(**ids, **message))
+            case "memory":
+                self.record(Measured(**ids, **message))
+                self.books.measured()
             case "started":
                 self._clock = self._clock or time.monotonic()
-                self.record(TrialStarted(**ids, **message, **place))
+                needs = self.books.started(batch.trial)
+                self.record(TrialStarted(**ids, **message, **place, cpu=needs.cpu, gpu=needs.gpu))
             case "checkpoint":
                 self.record(CheckpointWritten(**ids, **message))
                 self._upkeep.keep_within_disk()
@@ -374,7 +407,7 @@ class Conductor:
 
     def _follow(self, trial: TrialState, attempt: int, decided: Decided) -> None:
         status = "stopped" if decided.action == "stop" else "paused"
-        self._running.pop(trial.id, None)
+        self._leave(trial.id)
         self.record(
             TrialEnded(trial=trial.id, attempt=attempt, status=status, step=decided.step, reason=decided.reason)
         )
@@ -394,9 +427,12 @@ class Conductor:
         step: int,
         error: dict[str, Any] | None,
     ) -> None:
-        self._running.pop(trial.id, None)
+        needs = self._leave(trial.id)
         if error is not None and error["kind"] == "lost":
             self._given_up(trial, attempt, error["message"])
+            return
+        if error is not None and error["kind"] == "gpu_memory" and needs is not None and 0 < needs.gpu < 1:
+            self._give_more(trial, attempt, needs.gpu, error["message"])
             return
         interrupted = status == "stopped" and self.stopping is not None and self.stop_status == "interrupted"
         if interrupted:
@@ -418,6 +454,22 @@ class Conductor:
                 f"{', '.join(changed)}; take out of scheduler.mutate what the shape of the model hangs on ({reason})"
             )
 
+    def _leave(self, trial_id: str) -> Needs | None:
+        """Strike an attempt off; what it had taken."""
+        self._running.pop(trial_id, None)
+        return self.books.end(trial_id)
+
+    def _give_more(self, trial: TrialState, attempt: int, had: float, message: str) -> None:
+        """Start a trial again that had too small a share of a GPU."""
+        if self.stopping is not None:
+            self._ended(trial, attempt, status="stopped", reason=self.stopping, step=trial.step, error=None)
+            return
+        share = larger_share(had)
+        reason = f"out of memory with {had:g} of a GPU, once more with {share:g}: {message}"
+        self.record(Retried(trial=trial.id, attempt=attempt, step=trial.step, reason=reason, gpu=share))
+        self.warnings.append(f"trial {trial.id}: {reason.splitlines()[0][:200]}")
+        self._take_up(trial)
+
     def _began_elsewhere(self, trial: TrialState) -> bool:
         """Whether a trial has reported nothing since it took over a checkpoint."""
         return len(trial.phases) > 1 and trial.last_checkpoint is not None and trial.last_checkpoint.reason == EXPLOIT
@@ -428,8 +480,9 @@ class Conductor:
 
     def lost(self, trial_id: str, message: str) -> None:
         """The slot of a running attempt died, or never came up."""
-        attempt = self._running.pop(trial_id, None)
+        attempt = self._running.get(trial_id)
         if attempt is not None:
+            self._leave(trial_id)
             self._given_up(self.state.trials[trial_id], attempt, message)
             self._promote()
 

@@ -20,6 +20,7 @@ import json
 import os
 import select
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -32,6 +33,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from raytuner.engine.mps import start_mps
 from raytuner.training.channel import receive_lines
 from raytuner.training.child import child_main, die_with_parent
 from raytuner.training.entry import load_module, resolve
@@ -72,6 +74,7 @@ class Server:
         self._prepared: Any = None
         self._failed: BaseException | None = None
         self._fork = True
+        self._mps: subprocess.Popen[bytes] | None = None
         self._idle_since = time.monotonic()
         self._watched_pids = set(spec["watch"])
         self._watched = [os.pidfd_open(pid) for pid in spec["watch"]]
@@ -86,6 +89,11 @@ class Server:
 
     def warm(self) -> None:
         """Import the user's module, run its ``prepare()``, and touch what a first training step would touch."""
+        if self._spec["mps"]:
+            self._mps_folder = Path(self._spec["socket"]).with_suffix(".mps")
+            self._mps = start_mps(self._mps_folder)
+            if self._mps is None:
+                _say("resources.mps: this node has no nvidia-cuda-mps-control; trials that share a GPU take turns")
         stop = threading.Event()
         watcher = threading.Thread(target=self._watch_while_warming, args=(stop,), daemon=True)
         watcher.start()
@@ -147,6 +155,10 @@ class Server:
                 for child in slot.children.values():
                     _kill(child.pid)
             Path(self._spec["socket"]).unlink(missing_ok=True)
+            if self._mps is not None:
+                self._mps.terminate()
+                self._mps.wait()
+                shutil.rmtree(self._mps_folder, ignore_errors=True)
 
     def _watch(self, pid: int) -> None:
         if pid not in self._watched_pids:

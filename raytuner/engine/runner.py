@@ -15,16 +15,22 @@ import tempfile
 import threading
 import time
 import warnings
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raytuner.engine.conductor import Conductor
 from raytuner.engine.serverclient import ServerSpec, ensure_server
 from raytuner.engine.snapshot import search_path
 from raytuner.errors import LaunchError
 from raytuner.journal import Folder, Tested
-from raytuner.plan import Machine, Node, Plan, room
+from raytuner.plan import Machine, Node, Plan
+from raytuner.training.trial import TrialSpec
+
+if TYPE_CHECKING:
+    from ray.tune import PlacementGroupFactory
 
 __all__ = ["Engine", "Interrupt", "connect"]
 
@@ -87,7 +93,7 @@ class Engine:
 
     def _describe_server(self) -> ServerSpec:
         experiment = self.plan.experiment
-        threads = str(max(1, int(experiment.resources.cpu)))
+        threads = str(max(1, int(self.plan.needs[0].cpu)))
         return ServerSpec(
             key=secrets.token_hex(8),
             root=str(self.folder.code if self.folder.code.is_dir() else self.plan.import_root),
@@ -103,7 +109,8 @@ class Engine:
                 "RAYTUNER_INSIDE": "1",
                 **experiment.env,
             },
-            preload=("torch.distributed",) if experiment.resources.workers > 1 else (),
+            preload=("torch.distributed",) if max(needs.workers for needs in self.plan.needs) > 1 else (),
+            mps=experiment.resources.mps,
             log=str(self.folder.path / "server.log"),
         )
 
@@ -169,13 +176,10 @@ class Engine:
         from raytuner.engine.bridges import SchedulerBridge, SearchBridge, SlotTrainable
 
         self._count_slots()
-        resources = self.plan.experiment.resources
-        bundle = {"CPU": resources.cpu, **({"GPU": resources.gpu} if resources.gpu else {})}
-        bundles = tune.PlacementGroupFactory([bundle] * resources.workers, strategy=resources.placement.upper())
         scratch = tempfile.mkdtemp(prefix="raytuner-tune-")
         try:
             scheduler = SchedulerBridge(self.conductor, self._tick, own_ray=self._own_ray)
-            search = SearchBridge(self.conductor, scheduler, job=self._job.dumps(), resources=bundles)
+            search = SearchBridge(self.conductor, scheduler, job=self._job.dumps(), resources=self._bundles)
             tuner = tune.Tuner(
                 SlotTrainable,
                 tune_config=tune.TuneConfig(
@@ -201,17 +205,19 @@ class Engine:
             self.conductor.proposals.close()
             shutil.rmtree(scratch, ignore_errors=True)
 
+    def _bundles(self, spec: TrialSpec) -> PlacementGroupFactory:
+        """What Ray is asked for: a bundle for each process of the trial."""
+        from ray.tune import PlacementGroupFactory
+
+        resources = self.plan.experiment.resources
+        bundle = {"CPU": spec.cpus, **({"GPU": spec.gpu} if spec.gpu else {})}
+        if resources.accelerator is not None:
+            bundle[f"accelerator_type:{resources.accelerator}"] = 0.001
+        labels = {"bundle_label_selector": [resources.labels] * spec.world_size} if resources.labels else {}
+        return PlacementGroupFactory([bundle] * spec.world_size, strategy=resources.placement.upper(), **labels)
+
     def _count_slots(self) -> None:
-        resources, machine = self.plan.experiment.resources, cluster()
-        slots = min(room(resources, machine.parts).values())
-        if slots < 1:
-            workers = f"{resources.workers} workers with " if resources.workers > 1 else ""
-            raise LaunchError(
-                f"resources: a trial needs {workers}{resources.cpu:g} CPU and {resources.gpu:g} GPU, and the cluster "
-                f"has {machine.cpus} CPU and {machine.gpus} GPU in all; ask for less, or add nodes"
-            )
-        most = resources.concurrent_trials
-        self.conductor.slots = slots if most is None else min(slots, most)
+        self.conductor.books.resize(cluster())
 
     def _tick(self) -> None:
         """Called in every round of Ray Tune's loop."""
@@ -268,9 +274,12 @@ class Engine:
             )
             return
         spec = conductor.spec_for_test(best, checkpoint.path)
-        resources = experiment.resources
         result = run_test_on_cluster(
-            self._job, spec, cpus=resources.cpu, gpus=resources.gpu, keep_waiting=lambda: self.interrupt.reason is None
+            self._job,
+            spec,
+            resources=self._bundles(spec).bundles[0],
+            labels=experiment.resources.labels,
+            keep_waiting=lambda: self.interrupt.reason is None,
         )
         conductor.record(Tested(trial=best.id, step=step, **result))
 
@@ -290,6 +299,7 @@ class Engine:
             self._server_spec.socket.unlink(missing_ok=True)
         if hasattr(self, "_server_spec"):
             self._server_spec.socket.with_suffix(".lock").unlink(missing_ok=True)
+            shutil.rmtree(self._server_spec.socket.with_suffix(".mps"), ignore_errors=True)
 
 
 def connect(address: str | None) -> Machine | None:
@@ -312,9 +322,14 @@ def cluster() -> Machine:
     """The nodes of the Ray that this process is connected to."""
     import ray
 
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    nodes = tuple(Node(cpus=there.get("CPU", 0.0), gpus=there.get("GPU", 0.0)) for there in alive)
+    nodes = tuple(_node(node["Resources"], node.get("Labels") or {}) for node in ray.nodes() if node["Alive"])
     return Machine(int(sum(node.cpus for node in nodes)), int(sum(node.gpus for node in nodes)), nodes)
+
+
+def _node(there: Mapping[str, float], labels: Mapping[str, str]) -> Node:
+    prefix = "accelerator_type:"
+    accelerators = frozenset(name.removeprefix(prefix) for name in there if name.startswith(prefix))
+    return Node(there.get("CPU", 0.0), there.get("GPU", 0.0), accelerators, labels)
 
 
 def _import_tune() -> None:

@@ -38,6 +38,8 @@ class ServerSpec:
     sys_path: tuple[str, ...] = ()
     preload: tuple[str, ...] = ()
     """Modules that every trial needs, whatever the user's module imports."""
+    mps: bool = False
+    """Whether trials share GPUs through CUDA's multi-process service, where the node has it."""
     env: Mapping[str, str] = field(default_factory=dict)
     log: str = ""
 
@@ -79,6 +81,7 @@ def ensure_server(spec: ServerSpec, *, watch: list[int], linger: float) -> subpr
             "adapter": spec.adapter,
             "sys_path": list(spec.sys_path),
             "preload": list(spec.preload),
+            "mps": spec.mps,
             "watch": watch,
             "linger": linger,
         }

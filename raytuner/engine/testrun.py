@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -33,11 +33,23 @@ def _run(job: str, spec: str) -> dict[str, Any]:
 
 
 def run_test_on_cluster(
-    job: SlotJob, spec: TrialSpec, *, cpus: float, gpus: float, keep_waiting: Callable[[], bool]
+    job: SlotJob,
+    spec: TrialSpec,
+    *,
+    resources: Mapping[str, float],
+    labels: Mapping[str, str],
+    keep_waiting: Callable[[], bool],
 ) -> dict[str, Any]:
     """``metrics``, ``error`` and ``seconds``. ``keep_waiting`` is asked several times a second."""
     began = time.monotonic()
-    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_run)
+    others = {name: amount for name, amount in resources.items() if name not in ("CPU", "GPU")}
+    task = ray.remote(
+        num_cpus=resources["CPU"],
+        num_gpus=resources.get("GPU", 0),
+        resources=others,
+        label_selector=dict(labels),
+        max_retries=0,
+    )(_run)
     reference = task.remote(job.dumps(), json.dumps(asdict(spec)))
     while True:
         ready, _ = ray.wait([reference], timeout=0.2)

@@ -19,7 +19,9 @@ __all__ = [
     "Event",
     "Exploited",
     "Logged",
+    "Measured",
     "Reported",
+    "Retried",
     "Tested",
     "TrialAsked",
     "TrialEnded",
@@ -89,6 +91,10 @@ class TrialStarted(Event):
     gpus: list[str] = field(default_factory=list)
     ranks: list[dict[str, Any]] = field(default_factory=list)
     """Where the further processes of a distributed trial run, from rank 1 on: ``node`` and ``gpus`` of each."""
+    cpu: float = 0.0
+    """The CPU cores of each process."""
+    gpu: float = 0.0
+    """The GPUs of each process; below 1 the share of its one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +175,30 @@ class Exploited(Event):
     """How often the source had gone on from somewhere else by then."""
     config: dict[str, Any]
     reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured(Event):
+    """A trial was seen to take this much GPU memory, in bytes, of a device that has ``gpu_total``."""
+
+    type: ClassVar[str] = "measured"
+    trial: str
+    attempt: int
+    step: int
+    gpu_memory: int
+    gpu_total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retried(Event):
+    """An attempt ended for want of GPU memory; the trial starts again with a larger share of a GPU."""
+
+    type: ClassVar[str] = "retried"
+    trial: str
+    attempt: int
+    step: int
+    reason: str
+    gpu: float
 
 
 @dataclass(frozen=True, kw_only=True)

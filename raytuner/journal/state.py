@@ -15,7 +15,9 @@ from raytuner.journal.events import (
     Event,
     Exploited,
     Logged,
+    Measured,
     Reported,
+    Retried,
     Tested,
     TrialAsked,
     TrialEnded,
@@ -95,6 +97,18 @@ class TrialState:
     error: dict[str, Any] | None = None
     node: str = ""
     gpus: list[str] = field(default_factory=list)
+    ranks: list[dict[str, Any]] = field(default_factory=list)
+    """The ``node`` and ``gpus`` of each further process of a distributed trial."""
+    cpu: float = 0.0
+    """The CPU cores of each of its processes."""
+    gpu: float = 0.0
+    """The GPUs of each of its processes; below 1 the share of one."""
+    gpu_granted: float | None = None
+    """The share of a GPU that it was given for want of memory; None where it has what the definition says."""
+    gpu_memory: int = 0
+    """The most bytes of a GPU that it was seen to take."""
+    gpu_total: int = 0
+    """The bytes of that GPU."""
     last: dict[str, float] = field(default_factory=dict)
     """The metrics of the last step."""
     steps: list[Step] = field(default_factory=list)
@@ -228,12 +242,9 @@ class ExperimentState:
             case TrialStarted():
                 self._driver_at = self._driver_at or event.at
                 trial = self.trials[event.trial]
-                trial.status, trial.attempt, trial.node, trial.gpus = (
-                    "running",
-                    event.attempt,
-                    event.node,
-                    event.gpus,
-                )
+                trial.status, trial.attempt = "running", event.attempt
+                trial.node, trial.gpus, trial.ranks = event.node, event.gpus, event.ranks
+                trial.cpu, trial.gpu = event.cpu, event.gpu
                 trial.started_at = trial.started_at or event.at
                 trial.ended_at, trial.reason = 0.0, ""
             case TrialEnded():
@@ -254,6 +265,13 @@ class ExperimentState:
                 trial.phases.append(
                     Phase(event.source_step, event.config, event.source, event.source_phase, left=event.step)
                 )
+            case Measured():
+                trial = self.trials[event.trial]
+                trial.gpu_memory = max(trial.gpu_memory, event.gpu_memory)
+                trial.gpu_total = event.gpu_total
+            case Retried():
+                trial = self.trials[event.trial]
+                trial.status, trial.reason, trial.gpu_granted = "pending", event.reason, event.gpu
             case Logged():
                 if self.history:
                     self.trials[event.trial].logged.append(event)

@@ -59,8 +59,11 @@ def try_defaults(plan: Plan, *, steps: int) -> bool:
 
         function = (raycode.adapt_function if kind == "ray_function" else raycode.adapt_class)(function)
     print(f"imported in {time.monotonic() - began:.1f} s")
+    workers = max(needs.workers for needs in plan.needs)
+    if workers > 1:
+        print(f"one process here, as rank 0 of 1; a run has {workers} workers a trial")
     most = experiment.objective.max_steps
-    gpus = (os.environ.get("CUDA_VISIBLE_DEVICES", "0"),) if experiment.resources.gpu else ()
+    gpus = (os.environ.get("CUDA_VISIBLE_DEVICES", "0"),) if plan.needs[-1].gpu else ()
     with tempfile.TemporaryDirectory(prefix="raytuner-try-") as folder:
         spec = TrialSpec(
             trial="000001",

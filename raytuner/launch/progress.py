@@ -172,7 +172,7 @@ class Progress:
         running = [trial for trial in state.trials.values() if trial.status == "running"]
         if running:
             rows.append(Text("  " + "  ".join(self._trial(t) for t in running[:SHOWN_TRIALS]) + _more_than(running)))
-        rows.append(Text(f"  {self._resources(len(running))}  {self._ends()}  {self._note}", style="dim"))
+        rows.append(Text(f"  {self._resources(running)}  {self._ends()}  {self._note}", style="dim"))
         return Group(*rows)
 
     def _defaults(self) -> str:
@@ -186,10 +186,11 @@ class Progress:
         value = f" {number(trial.last.get(self._state.metric))}" if trial.last else ""
         return f"{trial.id} step {trial.step}{most}{value}"
 
-    def _resources(self, running: int) -> str:
-        wanted, machine = self._plan.experiment.resources, self._plan.machine
-        text = f"CPU {running * wanted.cpu:g}/{machine.cpus}"
-        return text + (f", GPU {running * wanted.gpu:g}/{machine.gpus}" if wanted.gpu or machine.gpus else "")
+    def _resources(self, running: list[TrialState]) -> str:
+        machine = self._plan.machine
+        cpus = sum((1 + len(trial.ranks)) * trial.cpu for trial in running)
+        gpus = sum((1 + len(trial.ranks)) * trial.gpu for trial in running)
+        return f"CPU {cpus:g}/{machine.cpus}" + (f", GPU {gpus:g}/{machine.gpus}" if gpus or machine.gpus else "")
 
     def _ends(self) -> str:
         counts = [(n, w) for w in ("finished", "stopped", "paused", "failed") if (n := self._state.count(w))]

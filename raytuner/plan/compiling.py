@@ -11,12 +11,16 @@ from raytuner.definition import CodeInfo, Experiment, find_experiment_code, impo
 from raytuner.errors import DefinitionError, PlanError, Problem
 from raytuner.plan.cost import Slots, expected_steps, find_slots, most_configurations, rungs_of
 from raytuner.plan.machine import Machine, this_machine
+from raytuner.plan.needs import Needs, needs_of, varies
 from raytuner.plan.paths import absolute, storage_problems
 from raytuner.plan.plan import Plan, derived_seed
 from raytuner.schedulers import SCHEDULERS, Scheduler
 from raytuner.space import Space
 
 __all__ = ["compile_plan"]
+
+LOOKS = 1000
+"""Random configurations that are looked at for what trials take, where it hangs on them."""
 
 
 def compile_plan(
@@ -45,14 +49,15 @@ def compile_plan(
     if missing := [problem for info in code.values() for problem in info.problems]:
         raise DefinitionError(missing)
     space = Space(experiment.space, experiment.constraints)
-    machine = machine or this_machine(ask_driver=experiment.resources.gpu > 0)
+    machine = machine or this_machine(ask_driver=experiment.resources.gpu != 0)
     configurations = most_configurations(experiment, space)
     scheduler_seed = derived_seed(experiment.seed, "scheduler")
     scheduler = _known_scheduler(experiment, scheduler_seed)
     most = scheduler.most_trials if scheduler is not None else None
     trials = _smaller(_smaller(experiment.budget.trials, configurations), most)
-    slots, problems = find_slots(experiment.resources, machine, trials)
-    problems += _worker_problems(experiment, code["train"])
+    needs = _needs(experiment, space)
+    slots, problems = find_slots(needs, experiment.resources, machine, trials)
+    problems += _worker_problems(experiment, code["train"], max(n.workers for n in needs))
     if problems := storage_problems(experiment.storage) + problems:
         raise PlanError("\n".join(map(str, problems)))
     rungs = rungs_of(scheduler, trials)
@@ -67,6 +72,7 @@ def compile_plan(
         search_seed=derived_seed(experiment.seed, "search"),
         scheduler_seed=scheduler_seed,
         machine=machine,
+        needs=needs,
         slots=slots.count,
         slots_limited_by=slots.limited_by,
         trials=trials,
@@ -100,9 +106,18 @@ def _below_root(experiment: Experiment, root: Path) -> Experiment:
     return experiment.model_copy(update={"train": relative(experiment.train), "test": test})
 
 
-def _worker_problems(experiment: Experiment, train: CodeInfo) -> list[Problem]:
+def _needs(experiment: Experiment, space: Space) -> tuple[Needs, ...]:
+    """What trials take, the smallest first: once each, where configurations differ in it; as far as a look shows."""
+    resources = experiment.resources
+    if not varies(resources):
+        return (needs_of(resources, {}),)
+    rng = np.random.default_rng(experiment.seed)
+    configs = [space.sample(rng) for _ in range(LOOKS)] + ([experiment.defaults] if experiment.defaults else [])
+    return tuple(sorted({needs_of(resources, config) for config in configs}, key=lambda n: (n.gpu, n.cpu, n.workers)))
+
+
+def _worker_problems(experiment: Experiment, train: CodeInfo, workers: int) -> list[Problem]:
     """Several processes can train a trial where each is one of ours."""
-    workers = experiment.resources.workers
     inside = "isolation: process" if experiment.isolation == "actor" else None
     ours = "a function of a trial, train(trial)" if train.kind in ("ray_function", "ray_class") else None
     if workers == 1 or (inside or ours) is None:
@@ -143,6 +158,6 @@ def _warnings(
         warnings.append(f"resources.concurrent_trials is {wanted}, but {slots.limited_by} have room for {slots.count}")
     if space.constraints and space.satisfiable(np.random.default_rng(experiment.seed)) is None:
         warnings.append("constraints: none of 1000 random configurations satisfies them; they may be too tight")
-    if machine.gpus and not experiment.resources.gpu:
+    if machine.gpus and experiment.resources.gpu == 0:
         warnings.append(f"this machine has {machine.gpus} GPUs, and trials use none; set resources.gpu to use them")
     return warnings

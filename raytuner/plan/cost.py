@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 from raytuner.definition import Experiment, Resources
 from raytuner.errors import Problem
-from raytuner.plan.machine import Machine, Node
+from raytuner.plan.machine import Machine
+from raytuner.plan.needs import Needs, room, smallest
 from raytuner.schedulers import Scheduler
 from raytuner.search import GridOptions
 from raytuner.space import Space, config_key
 
-__all__ = ["Slots", "expected_steps", "find_slots", "kept_checkpoints", "most_configurations", "room", "rungs_of"]
+__all__ = ["Slots", "expected_steps", "find_slots", "kept_checkpoints", "most_configurations", "rungs_of"]
 
 COUNTABLE = 5_000
 """Configurations up to which those within the constraints are counted one by one."""
@@ -29,47 +29,48 @@ class Slots:
     """What keeps it from being more: the CPUs, the GPUs, concurrent_trials, or the number of trials."""
 
 
-def room(resources: Resources, nodes: Sequence[Node]) -> dict[str, int]:
-    """How many trials the CPUs, the GPUs, and both together have room for. A share of a GPU lies on one GPU."""
+def find_slots(
+    several: Sequence[Needs], resources: Resources, machine: Machine, trials: int | None
+) -> tuple[Slots, list[Problem]]:
+    """The slots on a machine, and why there is none if so.
 
-    def by_cpus(node: Node) -> int:
-        return _floor(node.cpus / resources.cpu)
-
-    def by_gpus(node: Node) -> int:
-        if resources.gpu < 1:
-            return _floor(node.gpus) * _floor(1 / resources.gpu)
-        return _floor(node.gpus / resources.gpu)
-
-    rooms = {"the CPUs": sum(map(by_cpus, nodes)) // resources.workers}
-    if resources.gpu > 0:
-        rooms["the GPUs"] = sum(map(by_gpus, nodes)) // resources.workers
-        together = sum(min(by_cpus(node), by_gpus(node)) for node in nodes) // resources.workers
-        if together < min(rooms.values()):
-            rooms["the CPUs and GPUs of single nodes"] = together
-    return rooms
-
-
-def find_slots(resources: Resources, machine: Machine, trials: int | None) -> tuple[Slots, list[Problem]]:
-    """The slots on a machine, and why there is none if so."""
-    rooms = room(resources, machine.parts)
-    problems = []
-    for name, kind, needed, there in (
-        ("the CPUs", "cpu", resources.cpu, machine.cpus),
-        ("the GPUs", "gpu", resources.gpu, machine.gpus),
-    ):
-        if rooms.get(name, 1) < 1:
-            rule = f"there must be room for one trial, and there are {there} {kind.upper()}s for it"
-            got = f"{needed:g}" + (f" for each of {resources.workers} workers" if resources.workers > 1 else "")
-            problems.append(Problem(f"resources.{kind}", rule, got, "ask for less, or use another machine"))
-    if not problems and min(rooms.values()) < 1:
-        rule = f"there must be room for one trial, and no node has {resources.cpu:g} CPU and {resources.gpu:g} GPU free"
-        problems.append(Problem("resources", rule, f"{resources.workers} workers", "ask for less, or add nodes"))
+    several: what trials take; where they differ, the slots are as many as the smallest have, and each must fit.
+    """
+    rooms = room(smallest(several), resources, machine)
+    problems = next((found for needs in several if (found := _no_room(needs, resources, machine))), [])
     if resources.concurrent_trials is not None:
         rooms["concurrent_trials"] = resources.concurrent_trials
     if trials is not None:
         rooms["the number of trials"] = trials
     limit = min(rooms, key=lambda name: rooms[name])
     return Slots(rooms[limit], limit), problems
+
+
+def _no_room(needs: Needs, resources: Resources, machine: Machine) -> list[Problem]:
+    """What keeps a trial from ever running."""
+    rooms = room(needs, resources, machine)
+    if min(rooms.values()) >= 1:
+        return []
+    anywhere = resources.model_copy(update={"accelerator": None, "labels": {}})
+    if min(room(needs, anywhere, machine).values()) >= 1:
+        labels = [f"{name}={value}" for name, value in resources.labels.items()]
+        asked = ", ".join([*([resources.accelerator] if resources.accelerator else []), *labels])
+        where = "resources.accelerator" if resources.accelerator else "resources.labels"
+        has = sorted({name for node in machine.parts for name in node.accelerators or ()})
+        rule = f"some node must have it and room for one trial; there are {', '.join(has) or 'no accelerators'}"
+        return [Problem(where, rule, asked, "write another, or leave it out")]
+    remedy = "ask for less, or use another machine"
+    short = [
+        Problem(
+            f"resources.{kind}",
+            f"there must be room for one trial, and there are {there} {kind.upper()}s for it",
+            f"{needs}",
+            remedy,
+        )
+        for kind, there in (("cpu", machine.cpus), ("gpu", machine.gpus))
+        if rooms.get(f"the {kind.upper()}s", 1) < 1
+    ]
+    return short or [Problem("resources", "a node must have room for each worker of a trial", f"{needs}", remedy)]
 
 
 def most_configurations(experiment: Experiment, space: Space) -> int | None:
@@ -115,7 +116,3 @@ def expected_steps(rungs: Sequence[tuple[int, float | None]], trials: int | None
 def kept_checkpoints(experiment: Experiment) -> int:
     """The checkpoints that a trial keeps at most."""
     return experiment.checkpoints.keep + experiment.checkpoints.best
-
-
-def _floor(number: float) -> int:
-    return math.floor(number + 1e-9)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from raytuner.definition import format_duration, format_size
+from raytuner.definition import AUTO, format_duration, format_size
+from raytuner.plan.needs import Needs
 
 __all__ = ["describe"]
 
@@ -98,9 +99,12 @@ def _steps(steps: Mapping[str, Any]) -> str:
 
 def _slots(plan: Mapping[str, Any], resources: Mapping[str, Any]) -> str:
     machine = plan["machine"]
-    needs = f"{resources['cpu']:g} CPU" + (f", {resources['gpu']:g} GPU" if resources["gpu"] else "")
-    if resources["workers"] > 1:
-        needs = f"{resources['workers']} workers with {needs}"
+    several = [str(Needs(**needs)) for needs in plan["needs"]]
+    needs = several[0] if len(several) == 1 else f"{several[0]} to {several[-1]}"
+    if resources["gpu"] == AUTO:
+        needs += " (less GPU once it is known what trials need)"
+    if asked := [*filter(None, [resources.get("accelerator")]), *(f"{k}={v}" for k, v in resources["labels"].items())]:
+        needs += f" on {', '.join(asked)}"
     there = f"{_count(machine['cpus'], 'CPU')}, {_count(machine['gpus'], 'GPU')}"
     return f"{plan['slots']} of {needs} each, limited by {plan['slots_limited_by']} (here: {there})"
 

@@ -23,6 +23,16 @@ class Node:
 
     cpus: float
     gpus: float
+    accelerators: frozenset[str] | None = None
+    """The types of its GPUs; None when they are not known."""
+    labels: Mapping[str, str] | None = None
+    """Its labels; None when they are not known."""
+
+    def suits(self, accelerator: str | None, labels: Mapping[str, str]) -> bool:
+        """Whether it has the accelerator and the labels, as far as that is known."""
+        if accelerator is not None and self.accelerators is not None and accelerator not in self.accelerators:
+            return False
+        return self.labels is None or all(self.labels.get(name) == value for name, value in labels.items())
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from raytuner.definition import CodeInfo, Experiment, to_plain
 from raytuner.plan.cost import kept_checkpoints
 from raytuner.plan.describe import describe
 from raytuner.plan.machine import Machine
+from raytuner.plan.needs import Needs
 from raytuner.schedulers import PbtOptions, Scheduler, build_scheduler
 from raytuner.search import AutoOptions, AutoSearch, Search, build_search
 from raytuner.space import Space
@@ -50,8 +51,10 @@ class Plan:
     """The seed of the scheduler."""
     machine: Machine
     """What this machine has."""
+    needs: tuple[Needs, ...]
+    """What a trial takes, the smallest first; several where configurations differ in it."""
     slots: int
-    """Trials that run at the same time on this machine, at least 1."""
+    """Trials that run at the same time on this machine, at least 1; of the smallest, where they differ."""
     slots_limited_by: str
     """What keeps the slots from being more, in words."""
     trials: int | None
@@ -117,6 +120,7 @@ class Plan:
                 "size": self.space.size,
             },
             "machine": {"cpus": self.machine.cpus, "gpus": self.machine.gpus},
+            "needs": [asdict(needs) for needs in self.needs],
             "slots": self.slots,
             "slots_limited_by": self.slots_limited_by,
             "trials": self.trials,

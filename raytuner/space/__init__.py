@@ -1,5 +1,6 @@
 """Parameters, conditions and constraints; configurations and the unit cube; what makes two configurations the same."""
 
+from raytuner.space.conditions import unknown_name
 from raytuner.space.expression import Expression
 from raytuner.space.keys import config_key
 from raytuner.space.parameters import Choice, ChoicePrior, Condition, Float, Int, Parameter, broken_rule
@@ -17,4 +18,5 @@ __all__ = [
     "Space",
     "broken_rule",
     "config_key",
+    "unknown_name",
 ]

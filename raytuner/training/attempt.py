@@ -114,16 +114,18 @@ def _returned(trial: Trial, result: Any) -> None:
 
 
 def describe_error(error: BaseException) -> dict[str, Any]:
-    """``kind`` (error, report, checkpoint, memory, exit), ``message`` and ``traceback`` (its end, from the user's
-    code on).
+    """``kind`` (error, report, checkpoint, memory, gpu_memory, exit), ``message`` and ``traceback`` (its end, from the
+    user's code on).
     """
     torch = sys.modules.get("torch")
     if isinstance(error, ReportError):
         kind = "report"
     elif isinstance(error, CheckpointError):
         kind = "checkpoint"
-    elif isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.cuda.OutOfMemoryError)):
+    elif isinstance(error, MemoryError):
         kind = "memory"
+    elif torch is not None and isinstance(error, torch.cuda.OutOfMemoryError):
+        kind = "gpu_memory"
     elif isinstance(error, SystemExit):
         return {"kind": "exit", "message": f"the training function called sys.exit({error.code!r})", "traceback": ""}
     else:

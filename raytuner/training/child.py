@@ -16,6 +16,7 @@ from typing import Any
 
 from raytuner.training.attempt import describe_error, run_attempt, run_test
 from raytuner.training.channel import ChannelClosed, SocketChannel
+from raytuner.training.devices import limit_memory
 from raytuner.training.trial import TrialSpec
 
 __all__ = ["child_main", "die_with_parent"]
@@ -117,3 +118,5 @@ def _devices(spec: TrialSpec) -> None:
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(max(1, int(spec.cpus)))
+    if spec.gpus:
+        limit_memory(spec.gpu)

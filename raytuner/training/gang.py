@@ -133,7 +133,7 @@ def join(spec: TrialSpec, channel: Channel) -> Alone:
             "LOCAL_RANK": "0",  # each process sees its own devices only
         }
     )
-    own_gpus = bool(spec.gpus) and torch.cuda.is_available() and spec.gpu_share >= 1
+    own_gpus = bool(spec.gpus) and torch.cuda.is_available() and spec.gpu >= 1
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if own_gpus else "gloo",  # NCCL refuses two ranks on one device
         store=store,

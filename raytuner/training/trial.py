@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from raytuner.errors import CheckpointError, ReportError, TrialError
+from raytuner.training import devices
 from raytuner.training.channel import Channel
 from raytuner.training.checkpoint import load_checkpoint, verify_checkpoint
 from raytuner.training.gang import Alone
@@ -61,8 +62,8 @@ class TrialSpec:
     policy: Mapping[str, Any] = field(default_factory=dict)
     """Fields of CheckpointPolicy."""
     gpus: tuple[str, ...] = ()
-    gpu_share: float = 1.0
-    """How much of its GPU a process may use; 1 and more: all of it."""
+    gpu: float = 0.0
+    """The GPUs of a process; below 1 the share of its one."""
     cpus: float = 1.0
     rank: int = 0
     world_size: int = 1
@@ -135,6 +136,7 @@ class Trial:
         self._source: Path | None = None
         self._foreign = False  # the start is another trial's checkpoint, or one with another configuration
         self._samplers: list[Any] = []
+        self._memory = 0
         self.dir.mkdir(parents=True, exist_ok=True)
         self._keeper = CheckpointKeeper(spec, channel, CheckpointPolicy(**spec.policy), state=self._lead_state)
         if self.rank == 0:
@@ -285,8 +287,16 @@ class Trial:
             )
         self._keeper.reported(report)
         self._channel.send({"m": "report", **report})
+        self._measure(step)
         if files is not None:
             self._keeper.save(step, reason="user", files=files)
+
+    def _measure(self, step: int) -> None:
+        """Tell how much GPU memory was needed: after the first steps, and when it has become more."""
+        memory = devices.peak_memory() if self._spec.gpus else None
+        if memory is not None and memory[0] > 1.05 * self._memory:
+            self._memory = memory[0]
+            self._channel.send({"m": "memory", "step": step, "gpu_memory": memory[0], "gpu_total": memory[1]})
 
     def _all_done(self) -> TrialStop:
         return TrialStop("finished", f"all {self.max_steps} step{'s' * (self.max_steps != 1)} done")

@@ -25,7 +25,7 @@ from raytuner.journal import (
     JournalWriter,
     TrialState,
 )
-from raytuner.plan import Plan
+from raytuner.plan import Machine, Plan
 from raytuner.plan import compile as compile_plan
 from raytuner.search import Search
 from raytuner.training import Trial, TrialSpec
@@ -45,7 +45,7 @@ class Listener(Search):
 # -- an experiment, and the world around a conductor ----------------------------------------------------------------
 
 
-def make_plan(tmp_path: Path, **fields: Any) -> Plan:
+def make_plan(tmp_path: Path, machine: Machine | None = None, **fields: Any) -> Plan:
     (tmp_path / "user.py").write_text("def train(trial): ...\n")
     defaults: dict[str, Any] = {
         "name": "test",
@@ -57,7 +57,7 @@ def make_plan(tmp_path: Path, **fields: Any) -> Plan:
         "tracking": "none",
         "storage": str(tmp_path / "results"),
     }
-    return compile_plan(Experiment(**{**defaults, **fields}), import_root=tmp_path)
+    return compile_plan(Experiment(**{**defaults, **fields}), import_root=tmp_path, machine=machine)
 
 
 def curve(trial: Trial) -> None:
@@ -104,7 +104,7 @@ class Driver:
             search = Listener(plan.space, seed=1, options=Listener.Options())
         if search is not None:
             self.conductor.proposals = Proposals(search)
-        self.conductor.slots = slots
+        self.conductor.books.slots = slots
         self.stops = [StopRequest() for _ in range(slots)]
         self.hosts = [ThreadHost(train, stop=stop) for stop in self.stops]
         self.journal.left = cut
@@ -167,11 +167,11 @@ class Driver:
         return [event for event in JournalReader(self.folder.journal).read() if isinstance(event, kind)]
 
 
-def run_until_cut(plan: Plan, cut: int) -> Driver | None:
+def run_until_cut(plan: Plan, cut: int, train: Any = curve) -> Driver | None:
     """A driver that has come to the end; None when it died on the way."""
     driver = None
     try:
-        driver = Driver(plan, cut=cut)
+        driver = Driver(plan, cut=cut, train=train)
         return driver.run()
     except CutError:
         if driver is not None:

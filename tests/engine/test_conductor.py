@@ -271,7 +271,7 @@ def test_an_interrupted_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> Non
 def test_a_stop_by_the_scheduler_is_one_while_all_are_interrupted(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, scheduler=ASHA, budget={"trials": 2})
     driver = Driver(plan)
-    driver.conductor.slots = 2
+    driver.conductor.books.slots = 2
     for value in (1.0, 2.0):
         spec = driver.next()
         assert spec is not None

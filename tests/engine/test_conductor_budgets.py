@@ -35,7 +35,7 @@ def test_time_is_up_when_it_was_used(tmp_path: Path, clock: list[float]) -> None
     plan = make_plan(tmp_path, budget={"time": 100})
     driver = Driver(plan)
     conductor = driver.conductor
-    conductor.slots = 2
+    conductor.books.slots = 2
     clock[0] = 40.0  # what it took to come up
     spec = driver.next()
     assert spec is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -391,7 +392,14 @@ class default_generator:
 
 class cuda:
     OutOfMemoryError = MemoryError
-    is_initialized = staticmethod(lambda: True)
+    is_initialized = is_available = staticmethod(lambda: True)
+    max_memory_reserved = staticmethod(lambda device: 3 * 10**9)
+    get_device_properties = staticmethod(lambda device: type("Properties", (), {"total_memory": 24 * 10**9}))
+    limits = {}
+
+    @classmethod
+    def set_per_process_memory_fraction(cls, fraction, device):
+        cls.limits[device] = fraction
 
 VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES")
 set_num_threads = manual_seed = lambda number: None
@@ -403,7 +411,7 @@ def spawning(tmp_path: Path) -> Iterator[ServerSpec]:
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "torch.py").write_text(TORCH)
     source = USER.replace("import numpy as np\n", "import numpy as np\nimport torch\n").replace(
-        '"threads": threads,', '"threads": threads, "at import": torch.VISIBLE,'
+        '"threads": threads,', '"threads": threads, "at import": torch.VISIBLE, "limits": torch.cuda.limits,'
     )
     with serving(tmp_path / "code", source, test="user:test") as spec:
         yield spec
@@ -418,12 +426,50 @@ def test_where_cuda_is_in_use_trials_are_fresh_processes(spawning: ServerSpec, t
         assert outcome.seen["at import"] == outcome.seen["cuda"] == "3", "before CUDA can look"
         assert outcome.seen["parent"] == server
         assert outcome.seen["prepared"] == outcome.seen["pid"], "it has prepared everything by itself"
+        assert outcome.of("memory") == [{"m": "memory", "step": 1, "gpu_memory": 3 * 10**9, "gpu_total": 24 * 10**9}]
     log = Path(spawning.log).read_text()
     assert "initialised CUDA" in log
     assert log.count("initialised CUDA") == 1
     failed = run(host, trial_spec(tmp_path, "os._exit", code=3))
     assert failed.error["message"] == "the trial's process left with exit code 3 in step 1"
     host.close()
+
+
+def test_a_share_of_a_gpu_is_a_share_of_its_memory(spawning: ServerSpec, tmp_path: Path) -> None:
+    host, _ = make_host(spawning)
+    limits = [
+        run(host, trial_spec(tmp_path, "look", gpus=("3",), gpu=gpu)).seen["limits"] for gpu in (0.25, 1.0, 0.0001)
+    ]
+    assert limits == [{0: pytest.approx(0.25 - 0.6 / 24)}, {}, {0: 0.01}], "CUDA's own part counts too"
+
+
+def test_the_multi_process_service_runs_as_long_as_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = tmp_path / "bin" / "nvidia-cuda-mps-control"
+    service.parent.mkdir()
+    service.write_text(
+        '#!/bin/sh\necho "$1 $$ $CUDA_MPS_PIPE_DIRECTORY" > "$CUDA_MPS_LOG_DIRECTORY/said"\nexec sleep 600'
+    )
+    service.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{service.parent}:{os.environ['PATH']}")
+    with serving(tmp_path / "code", mps=True) as spec:
+        host, _ = make_host(spec)
+        assert run(host, trial_spec(tmp_path, "steps")).end["status"] == "finished"
+        folder = spec.socket.with_suffix(".mps")
+        option, pid, pipes = wait_until(lambda: (folder / "log" / "said").read_text().split(), 5, "it has started")
+        assert (option, pipes) == ("-f", str(folder / "pipe"))
+        assert not gone(int(pid))
+        server_of(spec).kill()
+        wait_until(lambda: gone(int(pid)), SOON, "it ends with a server that is killed, too")
+        host.close()
+        shutil.rmtree(folder)
+
+
+def test_a_node_without_the_service_says_so(tmp_path: Path) -> None:
+    with serving(tmp_path / "code", mps=True) as spec:
+        host, _ = make_host(spec)
+        assert run(host, trial_spec(tmp_path, "steps")).end["status"] == "finished"
+        assert "this node has no nvidia-cuda-mps-control" in Path(spec.log).read_text()
+        host.close()
 
 
 def test_a_fresh_process_ends_as_a_forked_one(spawning: ServerSpec, tmp_path: Path) -> None:

@@ -77,13 +77,14 @@ def test_it_learns(mnist: ModuleType) -> None:
     model = mnist.build(config)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     before = mnist.evaluate(model, data)
-    for _ in range(6):
-        mnist.fit_some(model, optimizer, data, config)
+    for _ in range(3):
+        mnist.fit_some(model, optimizer, data, torch.randperm(600), 32, config)
     after = mnist.evaluate(model, data)
     assert after[0] < 0.5 * before[0]
     assert after[1] > 0.6 > before[1]
 
 
-def test_the_definition_is_valid() -> None:
+def test_the_definitions_are_valid() -> None:
     experiment = load(str(ROOT / "experiments" / "mnist_pbt.yaml"))
     assert set(experiment.scheduler.mutate) <= set(experiment.space)  # type: ignore[attr-defined]
+    assert load(str(ROOT / "experiments" / "mnist_ddp.yaml")).resources.workers == 2

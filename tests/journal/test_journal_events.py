@@ -19,6 +19,7 @@ VALUES = {
     "float": 1.25,
     "float | None": -0.5,
     "list[str]": ["0", "GPU-1"],
+    "list[dict[str, Any]]": [{"node": "10.0.0.2", "gpus": ["0"]}],
     "dict[str, Any]": {"a": [1, None, True], "b": {"c": "d"}},
     "dict[str, Any] | None": {"kind": "ValueError", "message": "no"},
     "dict[str, str]": {"torch": "2.13"},
@@ -35,7 +36,7 @@ EVENTS = [cls for cls in EVENTS if issubclass(cls, Event) and cls is not Event]
 
 
 def test_all_events_are_here() -> None:
-    assert len(EVENTS) == 12
+    assert len(EVENTS) == 14
 
 
 @pytest.mark.parametrize("cls", EVENTS)

@@ -62,9 +62,9 @@ class TestSlots:
     @pytest.mark.parametrize(
         ("resources", "machine", "words"),
         [
-            ({"cpu": 4}, Machine(2, 0), r"resources\.cpu: .*has 2 CPUs for it, got 4; ask for less"),
-            ({"gpu": 1}, Machine(2, 0), r"resources\.gpu: .*has 0 GPUs"),
-            ({"gpu": 4}, Machine(2, 2), r"resources\.gpu: .*has 2 GPUs"),
+            ({"cpu": 4}, Machine(2, 0), r"resources\.cpu: .*there are 2 CPUs for it, got 4 CPU; ask for less"),
+            ({"gpu": 1}, Machine(2, 0), r"resources\.gpu: .*there are 0 GPUs"),
+            ({"gpu": 4}, Machine(2, 2), r"resources\.gpu: .*there are 2 GPUs"),
             ({"gpu": 0.5}, Machine(2, 0), r"resources\.gpu"),
         ],
     )

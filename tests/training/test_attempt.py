@@ -54,7 +54,7 @@ def test_cuda_out_of_memory_is_told_as_such(tmp_path: Path) -> None:
     def train(trial: Trial) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    assert attempt(make_spec(tmp_path), train)[0]["error"]["kind"] == "memory"
+    assert attempt(make_spec(tmp_path), train)[0]["error"]["kind"] == "gpu_memory"
 
 
 def helper_of_the_user() -> None:
