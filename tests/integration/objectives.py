@@ -108,3 +108,10 @@ def learner(trial: Trial) -> None:
         assert steps[0] == step, "the step comes along with the state"
         time.sleep(trial.config["pause"])
         trial.report(learnt=float(learnt[0]))
+
+
+def where(trial: Trial) -> None:
+    """Leaves the devices that it sees."""
+    time.sleep(trial.config.get("seconds", 0.0))
+    (trial.dir / "devices.txt").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+    trial.report(loss=float(trial.config["width"]))

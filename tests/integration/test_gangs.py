@@ -13,7 +13,7 @@ from raytuner.journal import Exploited, Folder, TrialStarted, replay
 
 SHARE = {"cpu": 0.25, "gpu": 1}
 LEARNER: dict[str, Any] = {
-    "train": "gang_objectives:learner",
+    "train": "torch_objectives:learner",
     "space": {"rate": {"type": "float", "low": 0.0, "high": 1.0}},
 }
 
@@ -70,7 +70,7 @@ def test_a_population_of_gangs(run: Run) -> None:
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_rank_that_fails_fails_the_gang_at_once(run: Run, rank: int) -> None:
     state, _ = run(
-        train="gang_objectives:bad",
+        train="torch_objectives:bad",
         space={
             "way": {"type": "choice", "values": ["kill", "raise", "hang"]},
             "rank": {"type": "choice", "values": [rank]},
@@ -100,8 +100,8 @@ def drawn(folder: Folder, rank: int) -> list[list[str]]:
 
 
 NETWORK: dict[str, Any] = {
-    "train": "gang_objectives:network",
-    "test": "gang_objectives:network_test",
+    "train": "torch_objectives:network",
+    "test": "torch_objectives:network_test",
     "space": {"pause": {"type": "choice", "values": [0.0, 0.2]}},
     "objective": {"metric": "loss", "mode": "min", "max_steps": 8},
     "budget": {"trials": 1},
@@ -126,7 +126,7 @@ def test_ddp_keeps_ranks_alike_and_a_resumed_gang_goes_on_as_if_nothing_had_happ
     cut = run_until(
         lambda results: results.path.joinpath(third).exists(),
         tmp_path,
-        "gang_objectives",
+        "torch_objectives",
         **NETWORK,
         name="cut",
         defaults={"pause": 0.2},
@@ -150,7 +150,7 @@ def test_a_gang_that_loses_a_seat_goes_on_from_its_checkpoint(ray: Any, run: Run
     killer = threading.Thread(target=kill_a_seat)
     killer.start()
     state, folder = run(
-        train="gang_objectives:learner",
+        train="torch_objectives:learner",
         space={"rate": {"type": "choice", "values": [1.0]}, "pause": {"type": "choice", "values": [0.3]}},
         objective={"metric": "loss", "mode": "min", "max_steps": 10},
         budget={"trials": 1},

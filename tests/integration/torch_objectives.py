@@ -1,4 +1,4 @@
-"""Training functions for several processes a trial."""
+"""Training functions with torch: of several processes a trial, and on GPUs that are declared only."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from raytuner import Trial
+from raytuner.training import devices
 
 
 def learner(trial: Trial) -> None:
@@ -67,3 +68,14 @@ def network_test(trial: Trial) -> dict[str, float]:
     model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 1))
     trial.restore(model=model)
     return {"test_norm": sum(p.norm().item() for p in model.parameters()), "world": trial.world_size}
+
+
+def hungry(trial: Trial) -> None:
+    """Takes as much of a GPU of 24 GB as ``size`` says, as far as a process can see; fails where its share is less."""
+    size = trial.config["size"]
+    devices.peak_memory = lambda: (size * 10**9, 24 * 10**9)
+    for step in trial.steps(nothing=[0]):
+        if step == 2 and size > 24 * trial._spec.gpu:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        time.sleep(trial.config.get("seconds", 0.0))
+        trial.report(loss=float(size))
