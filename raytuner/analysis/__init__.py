@@ -4,6 +4,7 @@ from raytuner.analysis.best import best, best_lines, export
 from raytuner.analysis.report import report, write_report
 from raytuner.analysis.results import BestTrial, Results, load
 from raytuner.analysis.status import status, status_lines
+from raytuner.analysis.usage import usage, usage_lines
 
 __all__ = [
     "BestTrial",
@@ -15,5 +16,7 @@ __all__ = [
     "report",
     "status",
     "status_lines",
+    "usage",
+    "usage_lines",
     "write_report",
 ]

@@ -10,6 +10,7 @@ from typing import Any
 from raytuner.analysis.reading import Reading
 from raytuner.analysis.status import failure_groups
 from raytuner.analysis.text import count, duration, markdown_table, number, settings, value_text
+from raytuner.analysis.usage import usage, usage_lines
 from raytuner.journal import Folder, TrialState
 
 __all__ = ["report", "write_report"]
@@ -73,6 +74,7 @@ def _setup(reading: Reading) -> list[str]:
         ("scheduler", _component(plan.get("scheduler"))),
         ("budget", " or ".join(budget)),
         ("code", f"`{definition['train']}`" if definition.get("train") else ""),
+        ("devices", "; ".join(usage_lines(usage(state)))),
         ("slots", str(state.drivers[-1].slots) if state.drivers and state.drivers[-1].slots else ""),
     ]
     return ["## What was run", "", *markdown_table(["", ""], [row for row in rows if row[1]], left=2)]

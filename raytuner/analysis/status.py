@@ -10,6 +10,7 @@ from typing import Any
 from raytuner.analysis.jsonable import jsonable
 from raytuner.analysis.reading import Reading
 from raytuner.analysis.text import count, duration, number, settings
+from raytuner.analysis.usage import usage, usage_lines
 from raytuner.journal import Cursor, Folder, TrialState, events_beyond
 
 __all__ = ["failure_groups", "status", "status_lines"]
@@ -45,6 +46,7 @@ def status(folder: Folder) -> dict[str, Any]:
         "steps": {"trained": savings.trained, "full": savings.full, "saved": savings.saved},
         "seconds": _seconds(reading),
         "best": _best(reading),
+        "usage": usage(state),
         "running": [_running(trial) for trial in state.trials.values() if trial.status == "running"],
         "failures": _failures(reading),
         "test": None
@@ -69,6 +71,7 @@ def status_lines(folder: Folder) -> list[str]:
         ago = f", {duration(best['seconds_ago'])} ago" if found["status"] == "running" else ""
         rows.append(("best", f"{found['objective']['metric']} {number(best['value'])} ({where}{ago})"))
         rows.append(("", settings(best["config"])))
+    rows += [("used", line) for line in usage_lines(found["usage"])]
     if found["test"] is not None:
         values = [f"{name} {number(value)}" for name, value in found["test"]["metrics"].items()]
         rows.append(("test", ", ".join(values) or f"failed: {found['test']['error']}"))

@@ -15,6 +15,7 @@ from raytuner.engine.batch import Batch
 from raytuner.engine.needs import Books, larger_share
 from raytuner.engine.proposals import Proposals
 from raytuner.engine.upkeep import INTERRUPTED, Upkeep
+from raytuner.engine.usage import Occupancy
 from raytuner.errors import PlanError
 from raytuner.journal import (
     CheckpointRemoved,
@@ -63,6 +64,7 @@ class Conductor:
         """Why no trial is started any more, once something has ended the experiment."""
         self.stop_status = "finished"
         self.books = Books(plan, state)
+        self.usage = Occupancy(self.books)
         self.thinking = False
         """Whether ``next`` gave none only because the search still thinks about it."""
         self.warnings: list[str] = []
@@ -365,6 +367,8 @@ class Conductor:
         match message.pop("m"):
             case "report":
                 self.record(Reported(**ids, **message))
+            case "devices":
+                self.usage.devices[place["node"]] = message["devices"]
             case "memory":
                 self.record(Measured(**ids, **message))
                 self.books.measured()
@@ -520,6 +524,27 @@ class Conductor:
         self.thinking = False  # or nobody waits for it any more
         if self.stopping is None or status != "finished":
             self.stopping, self.stop_status = reason, status
+
+    def account(self, *, last: bool = False) -> None:
+        """Take note of what the devices do, and of why some are idle; once the first trial has started."""
+        if self._clock is None:
+            return
+        self.usage.account(self._idle_reason())
+        due = self.usage.due(last=last)
+        if due is not None:
+            self.record(due)
+
+    def _idle_reason(self) -> str:
+        """Why nothing starts on what is free."""
+        if self.stopping is not None:
+            return "ending"
+        if self.books.waiting is not None:
+            return "resources"
+        if self.thinking:
+            return "search"
+        if self._queue or (self._next_id is not None and not self.proposals.spent):
+            return "start-up"
+        return "rung" if self.state.count("paused") else "ending"
 
     def time_is_up(self) -> bool:
         limit = self.experiment.budget.time

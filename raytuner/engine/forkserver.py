@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from raytuner.engine.mps import start_mps
+from raytuner.engine.readings import DeviceReader
 from raytuner.training.channel import receive_lines
 from raytuner.training.child import child_main, die_with_parent
 from raytuner.training.entry import load_module, resolve
@@ -75,6 +76,7 @@ class Server:
         self._failed: BaseException | None = None
         self._fork = True
         self._mps: subprocess.Popen[bytes] | None = None
+        self._devices = DeviceReader() if spec["devices"] else None
         self._idle_since = time.monotonic()
         self._watched_pids = set(spec["watch"])
         self._watched = [os.pidfd_open(pid) for pid in spec["watch"]]
@@ -146,6 +148,7 @@ class Server:
                     key.data()
                 if self._slots:
                     self._idle_since = time.monotonic()
+                    self._read_devices()
                 elif time.monotonic() - self._idle_since > self._spec["linger"]:
                     return
         except SystemExit:
@@ -155,10 +158,19 @@ class Server:
                 for child in slot.children.values():
                     _kill(child.pid)
             Path(self._spec["socket"]).unlink(missing_ok=True)
+            if self._devices is not None:
+                self._devices.close()
             if self._mps is not None:
                 self._mps.terminate()
                 self._mps.wait()
                 shutil.rmtree(self._mps_folder, ignore_errors=True)
+
+    def _read_devices(self) -> None:
+        """Tell one of the slots how the node's GPUs are used, when that is known anew."""
+        found = self._devices.poll() if self._devices is not None else None
+        busy = next((slot for slot in self._slots.values() if slot.children), None)
+        if found and busy is not None:
+            busy.send({"m": "devices", "devices": found})
 
     def _watch(self, pid: int) -> None:
         if pid not in self._watched_pids:

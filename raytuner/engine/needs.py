@@ -50,6 +50,23 @@ class Books:
         """Trials that run at the same time, at most."""
         self.waiting: str | None = None
         """The trial for which there is no room yet: nobody overtakes it."""
+        self.unit = "GPU" if any(needs.gpu for needs in plan.needs) else "CPU"
+        """What is counted below: GPUs where trials take some, else CPU cores."""
+        self.busy = 0.0
+        """Devices that trials train on."""
+        self.starting = 0.0
+        """Devices of trials that come up."""
+        self._at_work: set[str] = set()
+
+    @property
+    def capacity(self) -> float:
+        """Devices that trials can use."""
+        if not self._varies:
+            return self.slots * self._weight(self._plan.needs[0])
+        return float(self._machine.gpus if self.unit == "GPU" else self._machine.cpus)
+
+    def _weight(self, needs: Needs) -> float:
+        return needs.workers * (needs.gpu if self.unit == "GPU" else needs.cpu)
 
     def resize(self, machine: Machine) -> None:
         """Take note of the cluster as it is now. Raises LaunchError when it has no room for any trial."""
@@ -95,19 +112,35 @@ class Books:
             if not all_fit([*self._running.values(), needs], self._resources, self._machine):
                 self.waiting = trial.id
         self._running[trial.id] = needs
+        if self.waiting != trial.id:
+            self.starting += self._weight(needs)
         return needs
 
     def started(self, trial_id: str) -> Needs:
         """Its process runs: it waits no longer. What it has taken."""
+        needs = self._running[trial_id]
         if self.waiting == trial_id:
             self.waiting = None
-        return self._running[trial_id]
+        elif trial_id not in self._at_work:
+            self.starting -= self._weight(needs)
+        if trial_id not in self._at_work:
+            self._at_work.add(trial_id)
+            self.busy += self._weight(needs)
+        return needs
 
     def end(self, trial_id: str) -> Needs | None:
         """Strike a trial off."""
+        needs = self._running.pop(trial_id, None)
+        if needs is None:
+            return None
         if self.waiting == trial_id:
             self.waiting = None
-        return self._running.pop(trial_id, None)
+        elif trial_id in self._at_work:
+            self._at_work.discard(trial_id)
+            self.busy -= self._weight(needs)
+        else:
+            self.starting -= self._weight(needs)
+        return needs
 
     def measured(self) -> None:
         """A trial was seen to take GPU memory."""

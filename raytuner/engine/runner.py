@@ -111,6 +111,7 @@ class Engine:
             },
             preload=("torch.distributed",) if max(needs.workers for needs in self.plan.needs) > 1 else (),
             mps=experiment.resources.mps,
+            devices=any(needs.gpu for needs in self.plan.needs),
             log=str(self.folder.path / "server.log"),
         )
 
@@ -199,6 +200,7 @@ class Engine:
             # Not earlier: until here the processors are busy with what the first trial waits for.
             threading.Thread(target=self.conductor.search.warm_up, name="import-search", daemon=True).start()
             tuner.fit()
+            self.conductor.account(last=True)
             if not self.conductor.proposals.asking:
                 self.conductor.proposals.settled()  # it may have failed over the last result
         finally:
@@ -226,6 +228,7 @@ class Engine:
             return
         self._last_tick = now
         conductor = self.conductor
+        conductor.account()
         if self.interrupt.reason is not None:
             conductor.stop(self.interrupt.reason, "interrupted")
         elif conductor.time_is_up():

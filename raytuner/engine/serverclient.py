@@ -40,6 +40,8 @@ class ServerSpec:
     """Modules that every trial needs, whatever the user's module imports."""
     mps: bool = False
     """Whether trials share GPUs through CUDA's multi-process service, where the node has it."""
+    devices: bool = False
+    """Whether the node's GPUs are looked at now and then."""
     env: Mapping[str, str] = field(default_factory=dict)
     log: str = ""
 
@@ -82,6 +84,7 @@ def ensure_server(spec: ServerSpec, *, watch: list[int], linger: float) -> subpr
             "sys_path": list(spec.sys_path),
             "preload": list(spec.preload),
             "mps": spec.mps,
+            "devices": spec.devices,
             "watch": watch,
             "linger": linger,
         }
@@ -192,6 +195,9 @@ class ServerClient:
                     os.killpg(process.pid, signal.SIGKILL)
             return [*messages, {"m": "exit", "key": process.key, "code": None}]
         for message in said:
+            if message["m"] == "devices":
+                messages.append(message)
+                continue
             if message["key"] != process.key:
                 continue
             if message["m"] == "pid":

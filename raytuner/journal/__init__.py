@@ -16,6 +16,7 @@ from raytuner.journal.events import (
     TrialAsked,
     TrialEnded,
     TrialStarted,
+    Usage,
 )
 from raytuner.journal.folder import Folder, Lock
 from raytuner.journal.log import Cursor, JournalReader, JournalWriter, events_beyond
@@ -47,6 +48,7 @@ __all__ = [
     "TrialEnded",
     "TrialStarted",
     "TrialState",
+    "Usage",
     "events_beyond",
     "replay",
 ]

@@ -26,6 +26,7 @@ __all__ = [
     "TrialAsked",
     "TrialEnded",
     "TrialStarted",
+    "Usage",
     "decode",
     "encode",
 ]
@@ -187,6 +188,23 @@ class Measured(Event):
     step: int
     gpu_memory: int
     gpu_total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage(Event):
+    """What became of the devices' time, in this driver's time so far, and what they are doing now."""
+
+    type: ClassVar[str] = "usage"
+    unit: str
+    """``GPU`` or ``CPU``: what is counted."""
+    total: float
+    """Device-seconds from the first trial's start on."""
+    busy: float
+    """Those in which a trial had the device."""
+    idle: dict[str, Any] = field(default_factory=dict)
+    """The others, by what they waited for: start-up, search, rung, resources, ending."""
+    devices: list[dict[str, Any]] = field(default_factory=list)
+    """``node``, ``gpu``, ``use`` (0 to 1), ``memory`` and ``total`` (bytes) of each GPU, where that can be read."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from raytuner.journal.events import (
@@ -22,6 +22,7 @@ from raytuner.journal.events import (
     TrialAsked,
     TrialEnded,
     TrialStarted,
+    Usage,
 )
 from raytuner.journal.folder import Folder
 from raytuner.journal.log import JournalReader
@@ -175,7 +176,16 @@ class ExperimentState:
     elapsed: float = 0.0
     """Seconds of earlier drivers (downtime between them not counted)."""
     torn: list[str] = field(default_factory=list)
+    usage: Usage | None = None
+    """What became of the devices' time, all drivers together."""
+    _usage_before: Usage | None = None
     _driver_at: float = 0.0
+
+    @property
+    def trials_an_hour(self) -> float:
+        """Trials that have come to their end, for each hour of work."""
+        ended = self.count("finished", "stopped", "failed", "paused")
+        return ended / self.time_used * 3600 if self.time_used > 0 else 0.0
 
     @property
     def time_used(self) -> float:
@@ -265,6 +275,8 @@ class ExperimentState:
                 trial.phases.append(
                     Phase(event.source_step, event.config, event.source, event.source_phase, left=event.step)
                 )
+            case Usage():
+                self._usage(event)
             case Measured():
                 trial = self.trials[event.trial]
                 trial.gpu_memory = max(trial.gpu_memory, event.gpu_memory)
@@ -278,6 +290,7 @@ class ExperimentState:
 
     def _driver_started(self, event: DriverStarted) -> None:
         self.elapsed = self.time_used  # until the last event of the driver before: downtime does not count
+        self._usage_before = self.usage
         self._driver_at = 0.0  # until its first trial starts: what Ray takes to come up does not count
         self.started_at = self.started_at or event.at
         self.drivers.append(event)
@@ -285,6 +298,15 @@ class ExperimentState:
         self.metric, self.mode = event.objective["metric"], event.objective["mode"]
         self.select, self.max_steps = event.objective.get("select", "best"), event.objective.get("max_steps")
         self.budget = event.budget
+
+    def _usage(self, event: Usage) -> None:
+        before = self._usage_before
+        if before is not None and before.unit == event.unit:
+            idle = {reason: before.idle.get(reason, 0.0) for reason in before.idle}
+            for reason, seconds in event.idle.items():
+                idle[reason] = idle.get(reason, 0.0) + seconds
+            event = replace(event, total=before.total + event.total, busy=before.busy + event.busy, idle=idle)
+        self.usage = event
 
     def _reported(self, event: Reported) -> None:
         trial = self.trials[event.trial]

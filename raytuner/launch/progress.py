@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from raytuner.analysis import usage, usage_lines
 from raytuner.journal import ExperimentState, Folder, JournalReader, TrialEnded, TrialState
 from raytuner.plan import Plan
 
@@ -173,6 +174,7 @@ class Progress:
         if running:
             rows.append(Text("  " + "  ".join(self._trial(t) for t in running[:SHOWN_TRIALS]) + _more_than(running)))
         rows.append(Text(f"  {self._resources(running)}  {self._ends()}  {self._note}", style="dim"))
+        rows += [Text(f"  {line}", style="dim") for line in usage_lines(usage(state))]
         return Group(*rows)
 
     def _defaults(self) -> str:

@@ -26,6 +26,7 @@ from raytuner.journal import (
     TrialEnded,
     TrialStarted,
     TrialState,
+    Usage,
 )
 from raytuner.tracking import lineage
 from raytuner.tracking.details import Details, read_details
@@ -77,6 +78,8 @@ class Translator:
                 self._ended(event)
             case Tested():
                 self._tested(event)
+            case Usage():
+                self._used(event)
             case Logged():
                 self._attach(event.trial, Artifact(_place(event.name, event.path), Path(event.path)))
 
@@ -240,6 +243,18 @@ class Translator:
             self._update(event.trial).tags["raytuner.error"] = _error(event.error)[-500:]
             text = "\n".join(str(part) for part in (event.error.get("traceback"), _error(event.error)) if part)
             self._attach(event.trial, Artifact("error.txt", text=text))
+
+    def _used(self, event: Usage) -> None:
+        """The devices' time, with the experiment's run; what each of them does, by its node and number."""
+        usage = self.state.usage
+        assert usage is not None
+        if usage.total > 0:
+            idle = {f"usage/idle_seconds_{reason}": seconds for reason, seconds in usage.idle.items()}
+            parts = {"usage/busy_share": usage.busy / usage.total, "usage/trials_per_hour": self.state.trials_an_hour}
+            self._measure(PARENT, {**parts, **idle}, event.at)
+        for device in event.devices:
+            name = f"device/{device['node']}-{device['gpu']}"
+            self._measure(PARENT, {f"{name}-use": device["use"], f"{name}-GiB": device["memory"] / 2**30}, event.at)
 
     def _tested(self, event: Tested) -> None:
         best = self.state.best

@@ -21,6 +21,7 @@ from raytuner.journal import (
     TrialAsked,
     TrialEnded,
     TrialStarted,
+    Usage,
 )
 
 
@@ -139,6 +140,24 @@ def test_a_living_driver(tmp_path: Path) -> None:
     assert f"process {os.getpid()} on somewhere) is gone" in found["reason"]
     assert f"  next     raytuner resume {folder.path}" in status_lines(folder)
     writer.close()
+
+
+def test_the_use_of_the_devices(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    nodes = [("10.0.0.2", 0.87), ("10.0.0.3", 0.5)]
+    devices = [{"node": n, "gpu": "0", "use": use, "memory": 3 * 2**30, "total": 24 * 2**30} for n, use in nodes]
+    usage = Usage(
+        unit="GPU", total=1000.0, busy=930.0, idle={"search": 0.2, "start-up": 69.8}, devices=devices, at=100.0
+    )
+    write_journal(folder, [*experiment_events(folder, 3), usage])
+    found = checked("status", status(folder))["usage"]
+    assert (found["busy"], found["idle"], len(found["devices"])) == (930.0, {"search": 0.2, "start-up": 69.8}, 2)
+    time = "93% of the GPUs' time used, idle 70 s for start-up; "
+    gpus = "GPU 10.0.0.2/0: 87%, 3/24 GiB  10.0.0.3/0: 50%, 3/24 GiB"
+    lines = "\n".join(status_lines(folder))
+    assert time in lines
+    assert gpus in lines
+    assert time in report(folder)
 
 
 def test_what_trackers_left_is_told(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ EVENTS = [cls for cls in EVENTS if issubclass(cls, Event) and cls is not Event]
 
 
 def test_all_events_are_here() -> None:
-    assert len(EVENTS) == 14
+    assert len(EVENTS) == 15
 
 
 @pytest.mark.parametrize("cls", EVENTS)

@@ -16,6 +16,7 @@ from raytuner.journal import (
     TrialAsked,
     TrialEnded,
     TrialStarted,
+    Usage,
 )
 from raytuner.tracking.store import MODEL, PARENT, Update
 from raytuner.tracking.translate import Translator
@@ -153,6 +154,23 @@ def test_a_killed_driver_leaves_its_trials_running(folder: Folder) -> None:
     translator = begun(folder)
     updates = feed(translator, driver_started(driver=2, at=50.0))
     assert ONE not in updates
+
+
+def test_the_use_of_the_devices(folder: Folder) -> None:
+    translator = begun(folder)
+    device = {"node": "10.0.0.2", "gpu": "0", "use": 0.87, "memory": 3 * 2**30, "total": 24 * 2**30}
+    usage = Usage(unit="GPU", total=100.0, busy=93.0, idle={"search": 3.0, "start-up": 4.0}, devices=[device], at=372.0)
+    metrics = feed(translator, ended("finished", at=100.0), usage)[PARENT].metrics
+    values = {metric.key: metric.value for metric in metrics}
+    assert values == {
+        "trials/finished": 1.0,
+        "usage/busy_share": 0.93,
+        "usage/trials_per_hour": pytest.approx(3600 / 360),
+        "usage/idle_seconds_search": 3.0,
+        "usage/idle_seconds_start-up": 4.0,
+        "device/10.0.0.2-0-use": 0.87,
+        "device/10.0.0.2-0-GiB": 3.0,
+    }
 
 
 def test_the_best_model(folder: Folder) -> None:
