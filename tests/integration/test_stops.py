@@ -20,8 +20,10 @@ STEPS = {"metric": "loss", "mode": "min", "max_steps": 3}
 OWN: dict[str, Any] = {"objective": STEPS, "space": {"x": {"type": "float", "low": -10.0, "high": 10.0}}}
 
 
-def test_the_time_budget_reaches_a_long_step(run: Run) -> None:
-    state, folder = run(train="objectives:endless", objective=STEPS, budget={"time": 3})
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_time_budget_reaches_a_long_step(run: Run, workers: int) -> None:
+    resources = {"workers": workers, "cpu": 1 / workers}
+    state, folder = run(train="objectives:endless", objective=STEPS, budget={"time": 3}, resources=resources)
     assert (state.status, state.reason) == ("failed", "no trial reported a result")
     began = events_of(folder, TrialStarted)[0].at
     ended = [event.at - began for event in events_of(folder, TrialEnded)]
