@@ -222,6 +222,17 @@ def _logs(options: argparse.Namespace) -> int:
     return 0
 
 
+def _why(options: argparse.Namespace) -> int:
+    from raytuner.analysis import why, why_lines
+
+    folder = _folder(options)
+    if options.json:
+        _print_json(why(folder, options.trial))
+    else:
+        print("\n".join(why_lines(folder, options.trial)))
+    return 0
+
+
 def _stop(options: argparse.Namespace) -> int:
     from raytuner.launch.control import request_stop
 
@@ -303,6 +314,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--name", help="the new experiment's name; the old one's with -replay by default")
     command.add_argument("--seed", type=int, help="another seed than the experiment's")
     of_folder(add("status", _status, "Show how far an experiment is.", json_too=True))
+    text = "Show why a trial was proposed, went on, stopped, was copied or failed."
+    command = add("why", _why, text, json_too=True)
+    command.add_argument("dir", help="the experiment's folder")
+    command.add_argument("trial", help="the trial's id, such as 000017 or 17")
     command = add("logs", _logs, "Show what a trial printed.")
     command.add_argument("dir", help="the experiment's folder")
     command.add_argument("trial", help="the trial's id, such as 000017 or 17")

@@ -5,6 +5,7 @@ from raytuner.analysis.report import report, write_report
 from raytuner.analysis.results import BestTrial, Results, load
 from raytuner.analysis.status import status, status_lines
 from raytuner.analysis.usage import usage, usage_lines
+from raytuner.analysis.why import why, why_lines
 
 __all__ = [
     "BestTrial",
@@ -18,5 +19,7 @@ __all__ = [
     "status_lines",
     "usage",
     "usage_lines",
+    "why",
+    "why_lines",
     "write_report",
 ]

@@ -251,7 +251,9 @@ class Conductor:
             self.thinking = self.proposals.asking
             return None
         source = "defaults" if self.experiment.defaults and not self.state.trials else "search"
-        self.record(TrialAsked(trial=trial_id, config=proposal.config, source=source, known=proposal.known))
+        self.record(
+            TrialAsked(trial=trial_id, config=proposal.config, source=source, known=proposal.known, why=proposal.why)
+        )
         self._start(self.state.trials[trial_id])
         following = self._next_id
         if self.slots >= AHEAD_SLOTS and following is not None:
@@ -497,6 +499,7 @@ class Conductor:
             self._ended(trial, attempt, status="stopped", reason=self.stopping, step=trial.step, error=None)
             return
         if self._lost[trial.id] <= LOST_ATTEMPTS:
+            self.record(Retried(trial=trial.id, attempt=attempt, step=trial.step, reason=message))
             self.warnings.append(f"trial {trial.id}: {message}; it starts again")
             self._take_up(trial)
             return

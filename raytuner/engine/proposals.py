@@ -16,10 +16,13 @@ __all__ = ["Proposal", "Proposals"]
 
 @dataclass(frozen=True)
 class Proposal:
-    """A configuration for a trial, and how many observations the search had been told when it was asked."""
+    """A configuration for a trial."""
 
     config: dict[str, Any]
     known: int
+    """How many observations the search had been told when it was asked."""
+    why: str
+    """How it came about, for people."""
 
 
 class Proposals:
@@ -94,7 +97,7 @@ class Proposals:
             self._spent = known
             self.prepare(trial_id)  # it may have something by now
             return None
-        return Proposal(self._answer, known)
+        return Proposal(self._answer, known, self._search.why)
 
     def wait(self, seconds: float) -> bool:
         """Wait until the question is answered, if only by an error; True when it is."""

@@ -76,6 +76,8 @@ class TrialAsked(Event):
     """``search`` or ``defaults``."""
     known: int = 0
     """How many observations the search had been told when it proposed this."""
+    why: str = ""
+    """How the search came to it, for people."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,14 +211,15 @@ class Usage(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Retried(Event):
-    """An attempt ended for want of GPU memory; the trial starts again with a larger share of a GPU."""
+    """An attempt was cut off by what is not the trial's fault; it starts again, from its last checkpoint."""
 
     type: ClassVar[str] = "retried"
     trial: str
     attempt: int
     step: int
     reason: str
-    gpu: float
+    gpu: float | None = None
+    """The larger share of a GPU that it gets, where it had run out of memory."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -283,7 +283,8 @@ class ExperimentState:
                 trial.gpu_total = event.gpu_total
             case Retried():
                 trial = self.trials[event.trial]
-                trial.status, trial.reason, trial.gpu_granted = "pending", event.reason, event.gpu
+                trial.status, trial.reason = "pending", event.reason
+                trial.gpu_granted = event.gpu or trial.gpu_granted
             case Logged():
                 if self.history:
                     self.trials[event.trial].logged.append(event)

@@ -79,7 +79,9 @@ class AutoSearch(Search):
         pending = sum(trial.status == "pending" for trial in self.trials.values())
         many = len(self.trials) >= FEW or pending >= CROWD
         member = self._genetic if many and number % SHARE else self._bayesian
-        return member._propose(rng, number)
+        config = member._propose(rng, number)
+        self.why = member.why
+        return config
 
     def _learn(self, observation: Observation) -> None:
         for member in self._members:

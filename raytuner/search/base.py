@@ -79,6 +79,8 @@ class Search(ABC):
             raise SpaceError(problems)
         self.trials: dict[str, Trial] = {}
         """All trials asked for or told of, in this order."""
+        self.why = ""
+        """How the last proposal came about, for people; a subclass says it in ``_propose``."""
         self._asked: list[str] = []
         self._seen: set[str] = set()
         self._all: list[tuple[str, Config]] | None = None
@@ -100,6 +102,7 @@ class Search(ABC):
         number = len(self._asked)
         if number < len(self.first):
             config: Config | None = self.first[number]
+            self.why = "given to begin with"
         else:
             config = self._propose(np.random.default_rng([self.seed, number]), number)
         if config is None:
@@ -173,6 +176,7 @@ class Search(ABC):
 
     def _draw(self, rng: np.random.Generator) -> Config | None:
         """A valid, new configuration from the prior; None when there is none left, or none is found."""
+        self.why = "drawn at random"
         valid = False
         for _ in range(DRAWS):
             config = self.space.from_unit(rng.random(len(self.space.names)))

@@ -21,7 +21,7 @@ from raytuner.errors import SpaceError
 from raytuner.search.base import Search, Trial
 from raytuner.search.encoding import Encoder
 from raytuner.search.fidelity import FidelityProcess, at_rungs
-from raytuner.search.sobol import SobolPoints
+from raytuner.search.sobol import EVENLY, SobolPoints
 from raytuner.space import Config, Space
 
 __all__ = ["BayesianOptions", "BayesianSearch"]
@@ -93,6 +93,7 @@ class BayesianSearch(Search):
         values = at_rungs(list(measured.values()))
         beyond = int((~np.isnan(values[:, min(1, values.shape[1] - 1)])).sum())
         if len(measured) < self._startup or (beyond < self._startup and len(measured) < MOST_STARTUP * self._startup):
+            self.why = f"{EVENLY}, since {len(measured)} results are too few for a model"
             return self._points.first(self.is_new) or self._draw(rng)
         failed = {name: trial for name, trial in here.items() if trial.status == "failed"}
         lost = np.full((len(failed), values.shape[1]), np.nan)
@@ -118,6 +119,11 @@ class BayesianSearch(Search):
         ranked = places[np.argsort(expected, kind="stable")]
         doubt = max(process.noise[-1], LEAST_DOUBT * math.sqrt(1 + len(believed)) * process.spread[-1])
         undecided = np.array([trial.status == "running" for trial in known.values()])
+        self.why = (
+            f"the greatest expected improvement, by a Gaussian process that saw {len(some)} of {len(known)} trials"
+        )
+        if len(believed):
+            self.why += f" and keeps away from {len(believed)} under way"
         target = _Target(float(expected.min()), float(doubt), _cutoffs(y, undecided))
         return self._most_promising(process, ranked, target, rng)
 

@@ -15,7 +15,7 @@ from raytuner.components import Options
 from raytuner.errors import SpaceError
 from raytuner.search.base import Search, Trial
 from raytuner.search.ranking import ranked
-from raytuner.search.sobol import SobolPoints
+from raytuner.search.sobol import EVENLY, SobolPoints
 from raytuner.search.variation import Individual, Variation
 from raytuner.space import Config, Space, broken_rule
 
@@ -120,8 +120,14 @@ class GeneticSearch(Search):
         if settings.generations is not None and number >= settings.population * settings.generations:
             return None
         pool = self._pool(number)
-        config = self._points.first(self.is_new) if pool is None else self._most_promising(pool, rng)
-        return self._draw(rng) if config is None else config
+        if pool is None:
+            self.why = EVENLY
+            return self._points.first(self.is_new) or self._draw(rng)
+        child = self._most_promising(pool, rng)
+        if child is None:
+            return self._draw(rng)
+        self.why = child.descent
+        return child.config
 
     def _pool(self, number: int) -> _Pool | None:
         """Who may be known to child ``number``; None when these are too few."""
@@ -159,7 +165,7 @@ class GeneticSearch(Search):
         """A trial with its place in the unit cube; None when it lies outside of the space."""
         if trial_id not in self._individuals:
             try:
-                found = Individual(trial.config, self.space.to_unit(trial.config))
+                found = Individual(trial.config, self.space.to_unit(trial.config), trial_id)
             except SpaceError:  # somebody else's trial, of another space
                 found = None
             self._individuals[trial_id] = found
@@ -183,7 +189,7 @@ class GeneticSearch(Search):
             insort(earlier, rank)
         return math.exp(strength) / dims
 
-    def _most_promising(self, pool: _Pool, rng: np.random.Generator) -> Config | None:
+    def _most_promising(self, pool: _Pool, rng: np.random.Generator) -> Individual | None:
         """The best looking of several children; None when none is valid and new."""
         children: list[Individual] = []
         for _ in range(self.settings.candidates + ATTEMPTS):
@@ -193,13 +199,13 @@ class GeneticSearch(Search):
             if len(children) == self.settings.candidates:
                 break
         if len(children) < 2:
-            return children[0].config if children else None
+            return children[0] if children else None
         known = np.array([individual.genes for individual in pool.order])
         guesses = [
             float(np.argsort(self._variation.distances(child.genes, known), kind="stable")[:NEIGHBOURS].mean())
             for child in children
         ]
-        return children[int(np.argmin(guesses))].config
+        return children[int(np.argmin(guesses))]
 
     def _child(self, pool: _Pool, rng: np.random.Generator) -> Individual | None:
         """A valid and new child; None when repair has failed."""
@@ -220,12 +226,12 @@ class GeneticSearch(Search):
             mutated = variation.mutate(genes, chosen, STEP, rng)
             config = variation.config(mutated, parents)
             if self._fits(config):
-                return Individual(config, self.space.to_unit(config))
+                return Individual(config, self.space.to_unit(config), parents=parents)
         for index in rng.permutation(np.flatnonzero(chosen)):
             mutated[index] = genes[index]
             config = variation.config(mutated, parents)
             if self._fits(config):
-                return Individual(config, self.space.to_unit(config))
+                return Individual(config, self.space.to_unit(config), parents=parents)
         return None
 
     def _parent(self, pool: _Pool, rng: np.random.Generator) -> Individual:

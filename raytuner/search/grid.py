@@ -52,4 +52,5 @@ class GridSearch(Search):
 
     def _propose(self, rng: np.random.Generator, number: int) -> Config | None:
         # What the iterator has left behind was proposed or told, so a fresh iterator comes to the same place.
+        self.why = "the next cell of the grid"
         return next((config for config in self._rest if self.is_new(config)), None)

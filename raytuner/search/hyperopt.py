@@ -87,6 +87,7 @@ class HyperOptSearch(Search):
             return self._draw(rng)
         documents, gamma = self._documents(order, measured)
         candidates = self.tpe.candidates
+        self.why = f"resembles the best {self._good(len(order))} of {len(order)} trials and not the others, by TPE"
         while candidates:
             config = self._suggest(documents, gamma, candidates, int(rng.integers(2**31)))
             if self.space.satisfies(config) and self.is_new(config):

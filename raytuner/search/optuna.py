@@ -129,6 +129,7 @@ class OptunaSearch(Search):
             for _ in range(TRIES):
                 config = self._suggest()
                 if self.space.satisfies(config) and self.is_new(config):
+                    self.why = f"suggested by {self.name}, which knew of {len(self.trials)} trials"
                     return config
         finally:
             self._record.cut(len(self.trials))

@@ -21,6 +21,8 @@ SKIPS = 1000
 """Points in a row that may be invalid or old before a search draws independently instead."""
 SCRAMBLE = 2**32 - 1
 """The stream that scrambles the sequence, apart from those of the asks."""
+EVENLY = "the next of points that fill the space evenly"
+"""How such a configuration came about, for people."""
 
 
 class SobolOptions(Options):
@@ -92,5 +94,5 @@ class SobolSearch(Search):
         self._points.restart()
 
     def _propose(self, rng: np.random.Generator, number: int) -> Config | None:
-        config = self._points.first(self.is_new)
-        return config if config is not None else self._draw(rng)
+        self.why = EVENLY
+        return self._points.first(self.is_new) or self._draw(rng)

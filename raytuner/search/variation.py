@@ -22,6 +22,17 @@ class Individual:
     config: Config
     genes: Genes
     """(dims,) in [0, 1], nan for inactive parameters."""
+    trial: str = ""
+    """The trial that it is known from, if it is."""
+    parents: tuple[Individual, ...] = ()
+    """Whom it descends from, if it is a child."""
+
+    @property
+    def descent(self) -> str:
+        """Whose child it is, and what is its own, for people."""
+        own = [name for name, value in self.config.items() if all(p.config.get(name) != value for p in self.parents)]
+        whose = " and ".join(dict.fromkeys(parent.trial for parent in self.parents))
+        return f"a child of {whose}" + (f", with another {', '.join(own)}" if own else "")
 
 
 class Variation:
