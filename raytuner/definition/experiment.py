@@ -13,7 +13,7 @@ from raytuner.definition.document import Document, read_yaml
 from raytuner.definition.messages import show
 from raytuner.definition.names import Code, EnvName, EnvValue, ExperimentName, Storage, TagName, Text
 from raytuner.definition.quantities import Duration
-from raytuner.definition.sections import Budget, Checkpoints, Objective, Resources, Tracking
+from raytuner.definition.sections import Budget, Checkpoints, Count, Objective, Resources, Tracking
 from raytuner.errors import DefinitionError, Problem
 from raytuner.space import broken_rule
 
@@ -78,6 +78,8 @@ class Experiment(BaseModel):
     """Where a trial runs: in a fresh process, or in the Ray actor itself for code that needs Ray."""
     step_timeout: Duration | None = None
     """The longest that one step may take; the trial fails after it."""
+    give_up_after: Count | None = 10
+    """Stop when the first so many trials all fail in the same way; null for never."""
     env: dict[EnvName, EnvValue] = Field(default_factory=dict)
     """Environment variables of the trials."""
     storage: Storage = "results/"

@@ -44,7 +44,7 @@ from raytuner.training.trial import TrialSpec
 __all__ = ["Conductor"]
 
 LOST_ATTEMPTS = 3
-"""How often a trial is started again after its slot was lost, in one driver's time."""
+"""How often a trial is started again after it was lost without another step done in between, in one driver's time."""
 AHEAD_SLOTS = 4
 """Slots from which on a proposal is prepared before one is free: with three trials under way, of which the search does
 not know the end either, one more changes little. With one slot, each proposal knows all trials before."""
@@ -78,7 +78,7 @@ class Conductor:
         self._decided: dict[str, int] = {}  # the last step of a trial at which was decided
         self._unfollowed: dict[str, Decided] = {}  # pauses and stops whose trial's end is not on record
         self._exploits: dict[str, Exploit] = {}  # decided, and not carried out yet
-        self._lost: dict[str, int] = {}
+        self._lost: dict[str, tuple[int, int]] = {}  # how often, since which step
         self._decides = self._deciding_steps()
         self._clock: float | None = None  # begins with the first trial
         self._upkeep = Upkeep(
@@ -440,7 +440,7 @@ class Conductor:
         if error is not None and error["kind"] == "gpu_memory" and needs is not None and 0 < needs.gpu < 1:
             self._give_more(trial, attempt, needs.gpu, error["message"])
             return
-        interrupted = status == "stopped" and self.stopping is not None and self.stop_status == "interrupted"
+        interrupted = status == "stopped" and self.stopping is not None and self.stop_status != "finished"
         if interrupted:
             reason = f"{INTERRUPTED}: {reason}"
         event = TrialEnded(trial=trial.id, attempt=attempt, status=status, step=step, reason=reason, error=error)
@@ -458,6 +458,20 @@ class Conductor:
             self._give_up_all(
                 f"trial {trial.id}: a state of trial {source.id} does not load with other values of "
                 f"{', '.join(changed)}; take out of scheduler.mutate what the shape of the model hangs on ({reason})"
+            )
+        elif error is not None:
+            self._all_the_same()
+
+    def _all_the_same(self) -> None:
+        """Give up when the first trials have all failed, and in the same way: so would the others."""
+        ended = [trial for trial in self.state.trials.values() if trial.status not in ("pending", "running")]
+        enough = self.experiment.give_up_after
+        if enough is None or len(ended) < enough:
+            return
+        if self.state.best is None and len({_way(trial) for trial in ended}) == 1:
+            self._give_up_all(
+                f"the first {len(ended)} trials all failed in the same way, the last one so: {ended[-1].reason}; "
+                "mend the training code and start again, or say how many may with give_up_after"
             )
 
     def _leave(self, trial_id: str) -> Needs | None:
@@ -493,19 +507,22 @@ class Conductor:
             self._promote()
 
     def _given_up(self, trial: TrialState, attempt: int, message: str) -> None:
-        self._lost[trial.id] = self._lost.get(trial.id, 0) + 1
+        before, times = self._lost.get(trial.id, (0, 0))
+        times = times + 1 if trial.step <= before else 1
+        self._lost[trial.id] = (trial.step, times)
         trial.attempt = max(trial.attempt, attempt)
         if self.stopping is not None:
             self._ended(trial, attempt, status="stopped", reason=self.stopping, step=trial.step, error=None)
             return
-        if self._lost[trial.id] <= LOST_ATTEMPTS:
+        if times <= LOST_ATTEMPTS:
             self.record(Retried(trial=trial.id, attempt=attempt, step=trial.step, reason=message))
             self.warnings.append(f"trial {trial.id}: {message}; it starts again")
             self._take_up(trial)
             return
-        error = {"kind": "lost", "message": message, "traceback": ""}
+        reason = f"{message}; that was {times} times without another step done"
+        error = {"kind": "lost", "message": reason, "traceback": ""}
         self.record(
-            TrialEnded(trial=trial.id, attempt=attempt, status="failed", step=trial.step, reason=message, error=error)
+            TrialEnded(trial=trial.id, attempt=attempt, status="failed", step=trial.step, reason=reason, error=error)
         )
         self._learn_end(trial)
 
@@ -558,3 +575,9 @@ class Conductor:
     def record(self, event: Event) -> None:
         """Append the event to the journal, and take it into the state."""
         self.state.apply(self._journal.append(event))
+
+
+def _way(trial: TrialState) -> tuple[str, str]:
+    """The way in which a trial has failed: the kind of its error, and what stands before the details."""
+    error = trial.error or {}
+    return str(error.get("kind", "")), str(error.get("message", "")).partition(":")[0]

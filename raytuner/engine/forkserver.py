@@ -36,12 +36,16 @@ from typing import Any, NoReturn
 from raytuner.engine.mps import start_mps
 from raytuner.engine.readings import DeviceReader
 from raytuner.training.channel import receive_lines
-from raytuner.training.child import child_main, die_with_parent
+from raytuner.training.child import adopt_orphans, child_main, die_with_parent
 from raytuner.training.entry import load_module, resolve
 
 __all__ = ["Server", "main"]
 
 PR_SET_NAME = 15
+ORPHAN_SECONDS = 2.0
+"""How long to wait for what is killed to be gone, which takes the system an instant."""
+KILL_COUNTERS = [Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control")]
+KILL_COUNTERS.append(Path("/proc/vmstat"))
 
 
 @dataclass
@@ -72,10 +76,12 @@ class Server:
         self._spec = spec
         self._selector = selectors.DefaultSelector()
         self._slots: dict[str, _Slot] = {}
+        self._trials: set[int] = set()  # their processes that were not waited for yet
         self._prepared: Any = None
         self._failed: BaseException | None = None
         self._fork = True
         self._mps: subprocess.Popen[bytes] | None = None
+        self._kills = memory_kills()
         self._devices = DeviceReader() if spec["devices"] else None
         self._idle_since = time.monotonic()
         self._watched_pids = set(spec["watch"])
@@ -137,7 +143,11 @@ class Server:
 
     def serve(self) -> None:
         """Serve until a watched process ends, or nobody is connected for ``linger`` seconds."""
-        signal.signal(signal.SIGTERM, lambda *_: self._stop())  # the children's groups must end too
+        # The children's groups must end too. Not by an exception in the handler, which may come where it is ignored.
+        ended, end = os.pipe()
+        self._pipe = (ended, end)
+        signal.signal(signal.SIGTERM, lambda *_: os.write(end, b"x"))
+        self._selector.register(ended, selectors.EVENT_READ, self._stop)
         self._idle_since = time.monotonic()
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         for fd in self._watched:
@@ -157,6 +167,8 @@ class Server:
             for slot in list(self._slots.values()):
                 for child in slot.children.values():
                     _kill(child.pid)
+            self._trials.clear()
+            self._kill_orphans()
             Path(self._spec["socket"]).unlink(missing_ok=True)
             if self._devices is not None:
                 self._devices.close()
@@ -222,6 +234,7 @@ class Server:
             os.setpgid(pid, pid)  # the child does it too; whoever is first
         child = _Child(hello["key"], pid, os.pidfd_open(pid), slot)
         slot.children[child.key] = child
+        self._trials.add(pid)
         self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._reap(child))
         slot.send({"m": "pid", "key": child.key, "pid": pid})
 
@@ -234,7 +247,7 @@ class Server:
         os._exit(1)
 
     def _open_fds(self) -> list[int]:
-        fds = [self._listener.fileno(), self._poll_fd(), *self._watched]
+        fds = [self._listener.fileno(), self._poll_fd(), *self._pipe, *self._watched]
         for slot in self._slots.values():
             fds += [slot.sock.fileno(), *(child.pidfd for child in slot.children.values())]
         return fds
@@ -273,9 +286,56 @@ class Server:
         os.close(child.pidfd)
         _kill(child.pid)  # what the trial started and left behind; before the wait, while the number is still its own
         _, status, usage = os.wait4(child.pid, 0)
+        self._trials.discard(child.pid)
         child.slot.children.pop(child.key, None)
         code = os.waitstatus_to_exitcode(status)
-        child.slot.send({"m": "exit", "key": child.key, "code": code, "max_rss": usage.ru_maxrss * 1024})
+        self._kill_orphans()
+        memory = {"code": code, "max_rss": usage.ru_maxrss * 1024, "no_memory": self._for_want_of_memory(code)}
+        child.slot.send({"m": "exit", "key": child.key, **memory})
+
+    def _kill_orphans(self) -> None:
+        """Kill what trials left behind that have ended; in sessions of their own, too."""
+        others = [self._mps.pid] if self._mps is not None else []
+        if self._devices is not None and self._devices.pid is not None:
+            others.append(self._devices.pid)
+        limit = time.monotonic() + ORPHAN_SECONDS
+        while time.monotonic() < limit:
+            orphans = _children() - self._trials.union(others)
+            if not orphans:
+                return
+            for pid in orphans:
+                with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                    os.kill(pid, signal.SIGKILL)
+                    os.waitpid(pid, os.WNOHANG)
+            time.sleep(0.002)  # those they had started are ours next
+
+    def _for_want_of_memory(self, code: int) -> bool:
+        """Whether a process that ended so was killed by the system, because there was no memory left."""
+        before, self._kills = self._kills, memory_kills()
+        return code == -signal.SIGKILL and self._kills > before
+
+
+def _children() -> set[int]:
+    """The processes whose parent this one is."""
+    with contextlib.suppress(OSError):  # not every kernel has it
+        return {int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
+    found = set()
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):  # ended meanwhile
+                after_name = Path(entry.path, "stat").read_text().rpartition(")")[2]
+                if int(after_name.split()[1]) == os.getpid():
+                    found.add(int(entry.name))
+    return found
+
+
+def memory_kills() -> int:
+    """A number that grows when the system kills processes for want of memory, here or in this control group."""
+    total = 0
+    for file in KILL_COUNTERS:
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            total += int(dict(line.split() for line in file.read_text().splitlines())["oom_kill"])
+    return total
 
 
 def _greeting(sock: socket.socket) -> Any:
@@ -359,6 +419,7 @@ def main() -> None:
     spec = json.loads(sys.argv[1])
     _set_up(spec)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides what Ctrl-C means
+    adopt_orphans()
     server = Server(spec)
     server.warm()
     server.serve()

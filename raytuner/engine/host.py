@@ -187,7 +187,7 @@ class ProcessHost:
                 self._forget(process)
                 if batch.end is None:
                     self.ended_at = time.time()
-                    batch.end = self._crashed(message["code"])
+                    batch.end = self._crashed(message)
             case kind:
                 if kind in ("report", "started"):
                     self._step, self._step_began = message["step"], time.monotonic()
@@ -220,12 +220,16 @@ class ProcessHost:
             self._client.kill(self._process)
             self._leave(self._process)
 
-    def _crashed(self, code: int | None) -> dict[str, Any]:
+    def _crashed(self, exit: dict[str, Any]) -> dict[str, Any]:
+        code = exit["code"]
         if code is None:
             return self._ended("lost", "the node's process server ended, and the trial with it")
         if code >= 0:
             return self._ended("exit", f"the trial's process left with exit code {code} in step {self._step + 1}")
         name = signal.Signals(-code).name if -code in {s.value for s in signal.Signals} else f"signal {-code}"
+        if exit.get("no_memory"):
+            text = f"the system killed the trial's process in step {self._step + 1}, since there was no memory left"
+            return self._ended("memory", f"{text}; the process held {exit['max_rss'] / 2**30:.1f} GiB at most")
         hint = "; it was killed from outside, often for want of memory" if -code == signal.SIGKILL else ""
         return self._ended("signal", f"the trial's process ended by {name} in step {self._step + 1}{hint}")
 

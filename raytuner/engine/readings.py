@@ -41,6 +41,11 @@ class DeviceReader:
         self._process = None
         return [device for line in output.splitlines() if (device := _device(line)) is not None]
 
+    @property
+    def pid(self) -> int | None:
+        """The process that reads now, if one does."""
+        return self._process.pid if self._process is not None else None
+
     def close(self) -> None:
         """Leave no process behind."""
         if self._process is not None:

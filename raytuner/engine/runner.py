@@ -41,6 +41,7 @@ ADAPTERS = {
 TICK_SECONDS = 0.1
 SLOTS_SECONDS = 5.0
 SERVER_LINGER_SECONDS = 3600.0
+SERVER_END_SECONDS = 10.0
 
 
 @dataclass
@@ -298,7 +299,11 @@ class Engine:
 
             ray.shutdown()
         if server is not None:
-            server.wait()
+            try:
+                server.wait(SERVER_END_SECONDS)
+            except subprocess.TimeoutExpired:
+                server.kill()  # and the system kills its trials
+                server.wait()
             self._server_spec.socket.unlink(missing_ok=True)
         if hasattr(self, "_server_spec"):
             self._server_spec.socket.with_suffix(".lock").unlink(missing_ok=True)

@@ -19,9 +19,10 @@ from raytuner.training.channel import ChannelClosed, SocketChannel
 from raytuner.training.devices import limit_memory
 from raytuner.training.trial import TrialSpec
 
-__all__ = ["child_main", "die_with_parent"]
+__all__ = ["adopt_orphans", "child_main", "die_with_parent"]
 
 PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
 
 
 def die_with_parent(parent: int) -> None:
@@ -29,6 +30,11 @@ def die_with_parent(parent: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def adopt_orphans() -> None:
+    """Have the system make this process the parent of what its descendants leave behind, whatever session it is in."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def child_main(
@@ -47,6 +53,7 @@ def child_main(
     try:
         die_with_parent(parent)
         os.setpgid(0, 0)  # so that whatever the trial starts can be killed with it
+        adopt_orphans()  # so that as long as it lives the server's orphans are those of trials that don't
         for fd in close:
             with suppress(OSError):
                 os.close(fd)

@@ -46,15 +46,21 @@ def prepare():
     return {"pid": os.getpid(), "data": np.arange(1000)}
 
 
-def helper():
-    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).pid
+def helper(how):
+    """A process that outlives its trial if it can; ``daemon``: in a session of its own, and nobody's child."""
+    code = "import time; time.sleep(600)"
+    if how == "daemon":
+        start = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {code!r}], stdout=2).pid)"
+        command = [sys.executable, "-c", start]
+        return int(subprocess.run(command, start_new_session=True, stdout=subprocess.PIPE).stdout.split()[0])
+    return subprocess.Popen([sys.executable, "-c", code]).pid
 
 
 def train(trial):
     config = trial.config
     way = config["way"]
     if "helper" in config:
-        (trial.dir / "helper").write_text(str(helper()))
+        (trial.dir / "helper").write_text(str(helper(config["helper"])))
     if way == "steps":
         weights = np.zeros(1)
         for step in trial.steps(weights=weights):

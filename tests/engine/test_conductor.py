@@ -21,6 +21,7 @@ from raytuner.journal import (
     DriverStarted,
     Event,
     Reported,
+    Retried,
     TrialAsked,
     TrialEnded,
     TrialStarted,
@@ -324,6 +325,77 @@ def test_a_lost_attempt_starts_again_three_times(tmp_path: Path, how: str) -> No
     conductor.lost(spec.trial, "the server ended")
     driver.run()
     assert driver.trials[1].status == "finished"
+
+
+def test_a_trial_that_gets_on_between_its_losses_is_never_given_up(tmp_path: Path) -> None:
+    driver = Driver(make_plan(tmp_path, budget={"trials": 1}))
+    for step in range(1, 3 * LOST_ATTEMPTS):
+        spec = driver.next()
+        assert spec is not None
+        report = {"m": "report", "step": step, "metrics": {"loss": 1.0}, "time": 1.0, "seconds": 1.0}
+        driver.conductor.take(Batch(spec.trial, spec.attempt, [report]))
+        driver.conductor.lost(spec.trial, "its node is gone")
+    trial = driver.state.trials["000001"]
+    assert trial.status == "pending"
+    assert [event.step for event in driver.events(Retried)] == list(range(1, 3 * LOST_ATTEMPTS))
+    for _ in range(LOST_ATTEMPTS):
+        spec = driver.next()
+        assert spec is not None
+        driver.conductor.lost(spec.trial, "its node is gone")
+    assert trial.status == "failed"
+    assert trial.reason == "its node is gone; that was 4 times without another step done"
+    driver.close()
+
+
+# -- trials that all fail in the same way ---------------------------------------------------------------------------
+
+
+def fail(spec: TrialSpec, message: str, kind: str = "error") -> Batch:
+    error = {"kind": kind, "message": message, "traceback": ""}
+    return Batch(spec.trial, spec.attempt, [], None, {"status": "failed", "reason": message, "step": 0, "error": error})
+
+
+def fail_trials(driver: Driver, messages: list[str]) -> None:
+    for message in messages:
+        spec = driver.next()
+        assert spec is not None
+        assert driver.conductor.take(fail(spec, message))
+
+
+def test_the_first_trials_all_fail_in_the_same_way(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, budget={"trials": 50}, give_up_after=5)
+    driver = Driver(plan)
+    driver.conductor.books.slots = 2
+    fail_trials(driver, [f"KeyError: {number}" for number in range(4)])
+    assert driver.conductor.stopping is None
+    under_way = driver.next()
+    fail_trials(driver, ["KeyError: 'images'"])
+    reason = "the first 5 trials all failed in the same way, the last one so: KeyError: 'images'"
+    assert (driver.conductor.stopping or "").startswith(reason)
+    assert driver.conductor.stop_status == "failed"
+    assert driver.next() is None
+    assert under_way is not None
+    end = {"status": "stopped", "reason": "was asked to", "step": 0, "error": None}
+    driver.conductor.take(Batch(under_way.trial, under_way.attempt, [], None, end))
+    driver.close()
+    again = Driver(plan)
+    spec = again.next()
+    assert spec is not None
+    assert spec.trial == under_way.trial, "a resume goes on with what was under way"
+    again.conductor.take(fail(spec, "ValueError: another"))
+    assert again.conductor.stopping is None, "they do not all fail in the same way"
+    again.close()
+
+
+@pytest.mark.parametrize(
+    ("messages", "give_up_after"),
+    [(["A: 1", "B: 2", "A: 3", "A: 4"], 3), (["A: 1"] * 12, None)],
+)
+def test_failures_that_are_no_reason_to_give_up(tmp_path: Path, messages: list[str], give_up_after: int | None) -> None:
+    driver = Driver(make_plan(tmp_path, budget={"trials": 50}, give_up_after=give_up_after))
+    fail_trials(driver, messages)
+    assert driver.conductor.stopping is None
+    driver.close()
 
 
 def test_what_a_given_up_attempt_still_says_does_not_count(tmp_path: Path) -> None:

@@ -276,12 +276,50 @@ def test_a_server_that_was_killed_between_trials_is_replaced(cold: ServerSpec, t
     host.close()
 
 
-def test_a_server_that_is_told_to_end_ends_everything(server: ServerSpec, tmp_path: Path) -> None:
+@pytest.mark.parametrize("helper", [True, "daemon"])
+def test_a_server_that_is_told_to_end_ends_everything(server: ServerSpec, tmp_path: Path, helper: object) -> None:
     host, _ = make_host(server)
-    outcome = begin(host, trial_spec(tmp_path, "sleep", helper=True))
+    outcome = begin(host, trial_spec(tmp_path, "sleep", helper=helper))
     server_of(server).terminate()
     wait_until(lambda: gone(outcome.pid, outcome.helper) and not processes_of(server), SOON, "all are gone")
     host.close()
+
+
+AT_FORK = """
+import os, signal
+os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.SIGTERM))
+"""
+
+
+def test_it_ends_though_it_was_told_where_exceptions_are_ignored(tmp_path: Path) -> None:
+    """Python ignores what is raised in a hook at a fork; logging has such hooks."""
+    with serving(tmp_path / "code", source=AT_FORK + USER) as spec:
+        host, _ = make_host(spec)
+        host.begin(trial_spec(tmp_path, "sleep"))
+        wait_until(lambda: not processes_of(spec), SOON, "the server is gone")
+        host.close()
+
+
+@pytest.mark.parametrize("way", ["steps", "os._exit", "segfault", "sleep"])
+def test_what_a_trial_left_in_a_session_of_its_own_ends_with_it(server: ServerSpec, tmp_path: Path, way: str) -> None:
+    host, _ = make_host(server)
+    other, _ = make_host(server)
+    living = begin(other, trial_spec(tmp_path / "other", "sleep", helper="daemon"))
+    spec = trial_spec(tmp_path, way, helper="daemon", code=3)
+    host.begin(spec)
+    helper = Path(spec.dir) / "helper"
+    wait_until(lambda: helper.exists() and helper.read_text() != "", SOON, "it has a helper")
+    if way == "sleep":
+        host.end()
+    else:
+        while host.collect().end is None:
+            pass
+    wait_until(lambda: gone(int(helper.read_text())), SOON, "its helper is gone")
+    assert not gone(living.helper), "the helpers of others are not touched"
+    other.end()
+    wait_until(lambda: gone(living.helper), SOON, "the other's is gone with it")
+    host.close()
+    other.close()
 
 
 SLOT = """

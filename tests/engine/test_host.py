@@ -298,3 +298,32 @@ def test_a_killed_trial_is_not_the_end_of_the_slot(host: ProcessHost, tmp_path: 
     kill(outcome.pid)
     assert follow(host, outcome).error["kind"] == "signal"
     assert run(host, trial_spec(tmp_path, "steps")).end["status"] == "finished"
+
+
+COUNTED = """
+import __main__, os, signal
+from pathlib import Path
+
+COUNTER = Path(__file__).with_name("vmstat")
+COUNTER.write_text("nr_free_pages 17\\noom_kill 0\\n")
+__main__.KILL_COUNTERS[:] = [COUNTER]  # as the system would count what it kills
+
+
+def train(trial):
+    if trial.config["way"] == "too large":
+        COUNTER.write_text("nr_free_pages 17\\noom_kill 1000000\\n")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_process_that_the_system_killed_for_its_size(tmp_path: Path) -> None:
+    with serving(tmp_path / "code", source=COUNTED) as server:
+        host, _ = make_host(server)
+        other = run(host, trial_spec(tmp_path, "killed"))
+        assert other.error["kind"] == "signal"
+        outcome = run(host, trial_spec(tmp_path, "too large"))
+        host.close()
+    assert outcome.error["kind"] == "memory"
+    assert outcome.end["reason"].startswith(
+        "the system killed the trial's process in step 1, since there was no memory"
+    )
