@@ -8,6 +8,7 @@
     ├── TrialError           a trial failed
     │   ├── ReportError      ... by what it reported
     │   └── CheckpointError  ... by a checkpoint that cannot be written or must not be loaded
+    │       └── DiskFullError    ... for want of room
     ├── JournalError         the record of an experiment cannot be read or written
     ├── TrackingError        the tracker cannot be used
     └── LaunchError          the driver cannot be started where it was asked to
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 __all__ = [
     "CheckpointError",
     "DefinitionError",
+    "DiskFullError",
     "JournalError",
     "LaunchError",
     "PlanError",
@@ -97,6 +99,10 @@ class ReportError(TrialError):
 
 class CheckpointError(TrialError):
     """A checkpoint cannot be written, or must not be loaded."""
+
+
+class DiskFullError(CheckpointError):
+    """A checkpoint cannot be written, since the disk is full."""
 
 
 class JournalError(RaytunerError):

@@ -169,6 +169,7 @@ class SchedulerBridge(TrialScheduler):  # type: ignore[misc]  # Ray has no types
         self._starting: dict[str, float] = {}
         self._seen: set[str] = set()
         self._held: list[SlotTrial] = []
+        self._reuse = True
         self._freed = False
         self._added = False
         self._listening = False
@@ -199,6 +200,11 @@ class SchedulerBridge(TrialScheduler):  # type: ignore[misc]  # Ray has no types
         batch = Batch.loads(result[BATCH])
         if not self._conductor.take(batch, **json.loads(result["place"])):
             return str(TrialScheduler.CONTINUE)
+        if (trial.name, trial.attempt) in self._conductor.left:
+            controller._tune_controller._reuse_actors = False  # its node is going away
+            self._reuse = False
+            trial.forget()
+            return str(TrialScheduler.STOP)
         if self._others_come_up() or self._freed:
             # Ray Tune hands a free actor to a trial whose own is still coming up, and drops that: where trials are
             # shorter than an actor's start, it would never have more than one. And it keeps one actor that nobody
@@ -238,6 +244,8 @@ class SchedulerBridge(TrialScheduler):  # type: ignore[misc]  # Ray has no types
     def choose_trial_to_run(self, controller: Any) -> None:
         """Called in every round of Ray Tune's loop. Which trial starts is left to Ray Tune."""
         self.tick()
+        if not self._reuse:
+            self._reuse = controller._tune_controller._reuse_actors = True
         freed = self._freed
         self._freed = freed and self._conductor.thinking and not self._added
         self._added = False
@@ -250,14 +258,14 @@ class SchedulerBridge(TrialScheduler):  # type: ignore[misc]  # Ray has no types
     def on_trial_error(self, controller: Any, trial: SlotTrial) -> None:
         self._starting.pop(trial.trial_id, None)
         last = (trial.problem.strip().splitlines() or ["no reason given"])[-1]
-        self._conductor.lost(trial.name, f"its slot was lost: {last}")
+        self._conductor.lost(trial.name, trial.attempt, f"its slot was lost: {last}")
 
     def on_trial_complete(self, controller: Any, trial: SlotTrial, result: Any) -> None:
         """Nothing: the conductor knows."""
 
     def on_trial_remove(self, controller: Any, trial: SlotTrial) -> None:
         self._starting.pop(trial.trial_id, None)
-        self._conductor.lost(trial.name, "its slot was taken away")
+        self._conductor.lost(trial.name, trial.attempt, "its slot was taken away")
 
     def debug_string(self) -> str:
         return "raytuner"

@@ -41,10 +41,11 @@ from raytuner.schedulers import Decision, Exploit
 from raytuner.search import Observation, Search, Status
 from raytuner.training.trial import TrialSpec
 
-__all__ = ["Conductor"]
+__all__ = ["GOING_AWAY", "Conductor"]
 
 LOST_ATTEMPTS = 3
 """How often a trial is started again after it was lost without another step done in between, in one driver's time."""
+GOING_AWAY = "its node is going away"
 AHEAD_SLOTS = 4
 """Slots from which on a proposal is prepared before one is free: with three trials under way, of which the search does
 not know the end either, one more changes little. With one slot, each proposal knows all trials before."""
@@ -79,6 +80,10 @@ class Conductor:
         self._unfollowed: dict[str, Decided] = {}  # pauses and stops whose trial's end is not on record
         self._exploits: dict[str, Exploit] = {}  # decided, and not carried out yet
         self._lost: dict[str, tuple[int, int]] = {}  # how often, since which step
+        self._nodes: dict[str, frozenset[str]] = {}  # where the processes of a running trial are
+        self._leaving: set[str] = set()  # trials on nodes that are going away
+        self.left: set[tuple[str, int]] = set()
+        """Attempts that have ended on a node that is going away: their slots are of no use any more."""
         self._decides = self._deciding_steps()
         self._clock: float | None = None  # begins with the first trial
         self._upkeep = Upkeep(
@@ -136,6 +141,7 @@ class Conductor:
         """Queue what the driver before left unfinished. Call it once this driver's start is on record."""
         for trial in self.state.trials.values():
             if trial.status in ("running", "pending") or trial.id in self._interrupted:
+                self._upkeep.fence(trial, trial.attempt + 2)
                 self._take_up(trial)
                 trial.attempt += 1  # one that was handed out as its driver died may be at work without a record
         self._promote()
@@ -184,6 +190,8 @@ class Conductor:
         """
         self.thinking = False
         if self.stopping is not None or len(self._running) + held >= self.slots or self.books.waiting is not None:
+            return None
+        if not self._upkeep.has_room():
             return None
         while (trial := self._next_trial()) is not None:
             spec = self._attempt(trial)
@@ -350,10 +358,11 @@ class Conductor:
     def take(self, batch: Batch, **place: Any) -> bool:
         """Record a batch and decide; True when the attempt has ended (its slot is free).
 
-        place: ``node``, ``gpus`` and ``ranks``, as the record of a start has them.
+        place: ``node``, ``gpus`` and ``ranks``, as the record of a start has them, and ``nodes``, by Ray's names.
         """
         if self._running.get(batch.trial) != batch.attempt:
             return True  # an attempt that was given up: whatever it still says does not count
+        self._nodes[batch.trial] = frozenset(place.pop("nodes", ()))
         trial = self.state.trials[batch.trial]
         for message in batch.messages:
             self._message(batch, message, place)
@@ -433,8 +442,15 @@ class Conductor:
         step: int,
         error: dict[str, Any] | None,
     ) -> None:
+        leaving = trial.id in self._leaving
         needs = self._leave(trial.id)
-        if error is not None and error["kind"] == "lost":
+        if leaving and status == "stopped" and self.stopping is None:
+            self.record(Retried(trial=trial.id, attempt=attempt, step=step, reason=GOING_AWAY))
+            self._take_up(trial)
+            return
+        if error is not None and error["kind"] == "disk":
+            self._upkeep.say_room(False)  # and look again before it starts once more
+        if error is not None and error["kind"] in ("lost", "disk"):
             self._given_up(trial, attempt, error["message"])
             return
         if error is not None and error["kind"] == "gpu_memory" and needs is not None and 0 < needs.gpu < 1:
@@ -476,7 +492,11 @@ class Conductor:
 
     def _leave(self, trial_id: str) -> Needs | None:
         """Strike an attempt off; what it had taken."""
-        self._running.pop(trial_id, None)
+        attempt = self._running.pop(trial_id, None)
+        self._nodes.pop(trial_id, None)
+        if trial_id in self._leaving:
+            self._leaving.discard(trial_id)
+            self.left.add((trial_id, attempt or 0))
         return self.books.end(trial_id)
 
     def _give_more(self, trial: TrialState, attempt: int, had: float, message: str) -> None:
@@ -498,10 +518,18 @@ class Conductor:
         self.fatal = reason
         self.stop(reason, "failed")
 
-    def lost(self, trial_id: str, message: str) -> None:
-        """The slot of a running attempt died, or never came up."""
-        attempt = self._running.get(trial_id)
-        if attempt is not None:
+    def leave(self, node: str) -> list[str]:
+        """The attempts on a node that is going away, which are to end and start again elsewhere; each is told once.
+
+        node: as Ray names it.
+        """
+        found = [trial for trial in self._running if node in self._nodes.get(trial, ()) and trial not in self._leaving]
+        self._leaving.update(found)
+        return [f"{trial}-{self._running[trial]}" for trial in found]
+
+    def lost(self, trial_id: str, attempt: int, message: str) -> None:
+        """The slot of an attempt died, or never came up."""
+        if self._running.get(trial_id) == attempt:
             self._leave(trial_id)
             self._given_up(self.state.trials[trial_id], attempt, message)
             self._promote()
@@ -511,6 +539,7 @@ class Conductor:
         times = times + 1 if trial.step <= before else 1
         self._lost[trial.id] = (trial.step, times)
         trial.attempt = max(trial.attempt, attempt)
+        self._upkeep.fence(trial, trial.attempt + 1)
         if self.stopping is not None:
             self._ended(trial, attempt, status="stopped", reason=self.stopping, step=trial.step, error=None)
             return
@@ -547,6 +576,7 @@ class Conductor:
 
     def account(self, *, last: bool = False) -> None:
         """Take note of what the devices do, and of why some are idle; once the first trial has started."""
+        self._upkeep.has_room()
         if self._clock is None:
             return
         self.usage.account(self._idle_reason())
@@ -560,6 +590,8 @@ class Conductor:
             return "ending"
         if self.books.waiting is not None:
             return "resources"
+        if not self._upkeep.has_room():
+            return "disk"
         if self.thinking:
             return "search"
         if self._queue or (self._next_id is not None and not self.proposals.spent):
@@ -569,6 +601,11 @@ class Conductor:
     def time_is_up(self) -> bool:
         limit = self.experiment.budget.time
         return limit is not None and self.time_used >= limit
+
+    def wait_for_room(self) -> bool:
+        """Say that the disk is full."""
+        self._upkeep.say_room(False)
+        return True
 
     # -- the record -------------------------------------------------------------------------------------------------
 

@@ -13,11 +13,20 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Client, Connection, Listener, answer_challenge, deliver_challenge
 from typing import Any
 
-__all__ = ["ControlAddress", "ControlLine", "ControlServer"]
+__all__ = ["ControlAddress", "ControlLine", "ControlServer", "Stop"]
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A request to end."""
+
+    reason: str
+    by: float | None = None
+    """When it must have ended at the latest (seconds since the epoch); None for soon."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +47,8 @@ class ControlServer:
         assert isinstance(address, tuple)
         self.address = ControlAddress(host, int(address[1]), secrets.token_hex(16))
         self._lines: list[Connection[Any, Any]] = []
-        self._standing: dict[str, str] = {}
-        self._everything: str | None = None
+        self._standing: dict[str, Stop] = {}
+        self._everything: Stop | None = None
         self._closed = False
         self._lock = threading.Lock()
         threading.Thread(target=self._accept, name="control", daemon=True).start()
@@ -69,22 +78,26 @@ class ControlServer:
             self._lines.append(line)
             if self._everything is not None:
                 self._tell(line, None, self._everything)
-            for trial, reason in self._standing.items():
-                self._tell(line, trial, reason)
+            for trial, stop in self._standing.items():
+                self._tell(line, trial, stop)
 
-    def stop(self, trial: str | None, reason: str) -> None:
-        """Ask for the end of a trial, or (with None) of every trial, now and from now on."""
+    def stop(self, trial: str | None, reason: str, by: float | None = None) -> None:
+        """Ask for the end of a trial, of one attempt (``000017-2``), or (with None) of all, now and from now on.
+
+        by: when it must have ended at the latest (seconds since the epoch); soon, by default.
+        """
+        stop = Stop(reason, by)
         with self._lock:
             if trial is None:
-                self._everything = reason
+                self._everything = stop
             else:
-                self._standing[trial] = reason
+                self._standing[trial] = stop
             for line in list(self._lines):
-                self._tell(line, trial, reason)
+                self._tell(line, trial, stop)
 
-    def _tell(self, line: Connection[Any, Any], trial: str | None, reason: str) -> None:
+    def _tell(self, line: Connection[Any, Any], trial: str | None, stop: Stop) -> None:
         try:
-            line.send_bytes(json.dumps({"stop": trial, "reason": reason}).encode())
+            line.send_bytes(json.dumps({"stop": trial, **asdict(stop)}).encode())
         except OSError:  # the slot is gone; Ray tells the bridge
             with suppress(ValueError):
                 self._lines.remove(line)
@@ -104,12 +117,12 @@ class ControlLine:
     """A slot's end: remembers what was asked, and calls back."""
 
     def __init__(
-        self, address: ControlAddress, on_stop: Callable[[str | None, str], None], on_lost: Callable[[], None]
+        self, address: ControlAddress, on_stop: Callable[[str | None, Stop], None], on_lost: Callable[[], None]
     ) -> None:
         self._connection = Client((address.host, address.port), authkey=address.secret.encode())
         self._on_stop = on_stop
         self._on_lost = on_lost
-        self._asked: dict[str | None, str] = {}
+        self._asked: dict[str | None, Stop] = {}
         self._closed = False
         threading.Thread(target=self._listen, name="control", daemon=True).start()
 
@@ -122,11 +135,11 @@ class ControlLine:
                 if not self._closed:
                     self._on_lost()
                 return
-            self._asked[message["stop"]] = message["reason"]
-            self._on_stop(message["stop"], message["reason"])
+            stop = self._asked[message["stop"]] = Stop(message["reason"], message["by"])
+            self._on_stop(message["stop"], stop)
 
-    def asked(self, trials: Sequence[str | None]) -> str | None:
-        """Why one of these is to end, if it was asked for already."""
+    def asked(self, trials: Sequence[str | None]) -> Stop | None:
+        """How one of these is to end, if it was asked for already."""
         return next((self._asked[t] for t in trials if t in self._asked), None)
 
     def close(self) -> None:

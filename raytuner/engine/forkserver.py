@@ -61,6 +61,7 @@ class _Slot:
     """A slot's lasting connection."""
 
     sock: socket.socket
+    raylet: int
     buffer: bytearray = field(default_factory=bytearray)
     children: dict[str, _Child] = field(default_factory=dict)
 
@@ -84,7 +85,7 @@ class Server:
         self._kills = memory_kills()
         self._devices = DeviceReader() if spec["devices"] else None
         self._idle_since = time.monotonic()
-        self._watched_pids = set(spec["watch"])
+        self._raylets: dict[int, int] = {}  # by their number in the system, their pidfd
         self._watched = [os.pidfd_open(pid) for pid in spec["watch"]]
         path = Path(spec["socket"])
         path.unlink(missing_ok=True)
@@ -184,14 +185,25 @@ class Server:
         if found and busy is not None:
             busy.send({"m": "devices", "devices": found})
 
-    def _watch(self, pid: int) -> None:
-        if pid not in self._watched_pids:
-            self._watched_pids.add(pid)
+    def _watch_raylet(self, pid: int) -> None:
+        """Notice the end of a slot's raylet. Usually there is one; in tests, a machine may be several nodes."""
+        if pid not in self._raylets:
             try:
-                self._watched.append(os.pidfd_open(pid))
+                fd = os.pidfd_open(pid)
             except ProcessLookupError:
-                self._stop()
-            self._selector.register(self._watched[-1], selectors.EVENT_READ, self._stop)
+                return  # the slot ends too
+            self._raylets[pid] = fd
+            self._selector.register(fd, selectors.EVENT_READ, lambda: self._raylet_gone(pid))
+
+    def _raylet_gone(self, pid: int) -> None:
+        fd = self._raylets.pop(pid)
+        self._selector.unregister(fd)
+        os.close(fd)
+        if not self._raylets:
+            self._stop()
+        for name, slot in list(self._slots.items()):
+            if slot.raylet == pid:
+                self._drop(name, slot)
 
     def _stop(self) -> NoReturn:
         raise SystemExit
@@ -200,8 +212,8 @@ class Server:
         sock, _ = self._listener.accept()
         match _greeting(sock):
             case {"hello": "slot", "slot": str(name), "raylet": int(raylet), "rest": str(rest)}:
-                slot = _Slot(sock, bytearray(rest.encode()))
-                self._watch(raylet)
+                slot = _Slot(sock, raylet, bytearray(rest.encode()))
+                self._watch_raylet(raylet)
                 self._slots[name] = slot
                 self._selector.register(sock, selectors.EVENT_READ, lambda: self._slot_readable(name, slot))
             case {"hello": "trial", "slot": _, "key": _, "spec": _} as hello:
@@ -210,18 +222,24 @@ class Server:
                 sock.close()
 
     def _slot_readable(self, name: str, slot: _Slot) -> None:
+        if self._slots.get(name) is not slot:
+            return  # dropped a moment ago
         messages = receive_lines(slot.sock, slot.buffer)
         if messages is None:
-            self._selector.unregister(slot.sock)
-            slot.sock.close()
-            del self._slots[name]
-            for child in slot.children.values():
-                _kill(child.pid)
+            self._drop(name, slot)
             return
         for message in messages:
             doomed = slot.children.get(message["kill"])
             if doomed is not None:
                 _kill(doomed.pid)
+
+    def _drop(self, name: str, slot: _Slot) -> None:
+        """A slot is gone: so is what it ran."""
+        self._selector.unregister(slot.sock)
+        slot.sock.close()
+        del self._slots[name]
+        for child in slot.children.values():
+            _kill(child.pid)
 
     def _start(self, hello: dict[str, Any], sock: socket.socket) -> None:
         slot = self._slots.get(hello["slot"])
@@ -247,7 +265,7 @@ class Server:
         os._exit(1)
 
     def _open_fds(self) -> list[int]:
-        fds = [self._listener.fileno(), self._poll_fd(), *self._pipe, *self._watched]
+        fds = [self._listener.fileno(), self._poll_fd(), *self._pipe, *self._watched, *self._raylets.values()]
         for slot in self._slots.values():
             fds += [slot.sock.fileno(), *(child.pidfd for child in slot.children.values())]
         return fds

@@ -52,6 +52,9 @@ class Seat:
         """Where the rank runs: ``node`` and ``gpus``."""
         return {"node": self._address, "gpus": list(self._gpus)}
 
+    def node_id(self) -> str:
+        return str(ray.get_runtime_context().get_node_id())
+
     def run(self, spec: str) -> dict[str, Any]:
         """Run the rank's process until it ends: ``end``, ``at`` (when), and the ``messages`` that it left."""
         self._stop.clear()
@@ -109,7 +112,9 @@ class GangHost(ProcessHost):
             if index > 0
         ]
         self.places: list[dict[str, Any]] = ray.get([s.place.remote() for s in self._seats], timeout=SEAT_SECONDS)
-        """Where the further ranks run, from rank 1 on."""
+        """Where the further ranks run, from rank 1 on: ``node`` and ``gpus`` of each."""
+        self.nodes: list[str] = ray.get([s.node_id.remote() for s in self._seats], timeout=SEAT_SECONDS)
+        """The same, as Ray names the nodes."""
         self._outcomes: list[_Ended] = []
         self._messages: list[dict[str, Any]] = []
         self._lost = ""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from raytuner.engine.batch import Batch
+from raytuner.engine.control import Stop
 from raytuner.engine.serverclient import Process, ServerClient, ServerSpec
 from raytuner.errors import TrialError
 from raytuner.training.trial import TrialSpec
@@ -31,13 +32,13 @@ class StopRequest:
     """A request to end the trial that a slot runs, set from another thread."""
 
     def __init__(self) -> None:
-        self._reasons: deque[str] = deque()
+        self._asked: deque[Stop] = deque()
         self._failures: deque[dict[str, Any]] = deque()
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
 
-    def set(self, reason: str) -> None:
-        self._reasons.append(reason)
+    def set(self, stop: Stop) -> None:
+        self._asked.append(stop)
         self._writer.send(b"x")
 
     def fail(self, end: dict[str, Any]) -> None:
@@ -54,14 +55,14 @@ class StopRequest:
         self.take()
         self._failures.clear()
 
-    def take(self) -> str | None:
-        """The reason of a request that has come in since, or None."""
+    def take(self) -> Stop | None:
+        """The last request that has come in since, or None."""
         with suppress(BlockingIOError):
             self._reader.recv(1024)
-        reason = None
-        while self._reasons:
-            reason = self._reasons.popleft()
-        return reason
+        stop = None
+        while self._asked:
+            stop = self._asked.popleft()
+        return stop
 
     def fileno(self) -> int:
         return self._reader.fileno()
@@ -160,10 +161,14 @@ class ProcessHost:
         if batch.end is not None:
             self.end()
             return True
-        reason = self._stop.take()
-        if reason is not None and self._stop_by is None:
-            self._stop_by, self._stop_reason = time.monotonic() + STOP_SECONDS, reason
-            process.send({"op": "stop", "reason": reason})
+        stop = self._stop.take()
+        if stop is not None:
+            by = time.monotonic() + max(STOP_SECONDS, stop.by - time.time() if stop.by is not None else 0.0)
+            if self._stop_by is None:
+                process.send({"op": "stop", "reason": stop.reason})
+                self._stop_by, self._stop_reason = by, stop.reason
+            elif by < self._stop_by:  # there was time, and now there is none
+                self._stop_by, self._stop_reason = by, stop.reason
         return False
 
     @property
@@ -188,6 +193,8 @@ class ProcessHost:
                 if batch.end is None:
                     self.ended_at = time.time()
                     batch.end = self._crashed(message)
+            case "waiting":  # for the disk, which is none of the step's time
+                self._step_began = time.monotonic()
             case kind:
                 if kind in ("report", "started"):
                     self._step, self._step_began = message["step"], time.monotonic()

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raytuner.engine.conductor import Conductor
+from raytuner.engine.conductor import GOING_AWAY, Conductor
 from raytuner.engine.serverclient import ServerSpec, ensure_server
 from raytuner.engine.snapshot import search_path
 from raytuner.errors import LaunchError
@@ -39,7 +39,12 @@ ADAPTERS = {
     "ray_class": "raytuner.engine.raycode:adapt_class",
 }
 TICK_SECONDS = 0.1
-SLOTS_SECONDS = 5.0
+SLOTS_SECONDS = 3.0
+"""How often the cluster is looked at."""
+LEAVE_SECONDS = 3.0
+"""How long before a node goes away its trials must have ended, to be of use elsewhere."""
+PATIENCE_SECONDS = 3600.0
+"""How long trials may take to leave a node that goes away some time."""
 SERVER_LINGER_SECONDS = 3600.0
 SERVER_END_SECONDS = 10.0
 
@@ -248,6 +253,10 @@ class Engine:
             self._last_slots = now
             with contextlib.suppress(LaunchError):  # a cluster that shrank may grow again
                 self._count_slots()
+            for node, deadline in draining().items():
+                by = time.time() + PATIENCE_SECONDS if deadline is None else deadline - LEAVE_SECONDS
+                for attempt in conductor.leave(node):
+                    self._control.stop(attempt, GOING_AWAY, by)
 
     def _requests(self) -> list[str | None]:
         found: list[str | None] = []
@@ -327,11 +336,25 @@ def connect(address: str | None) -> Machine | None:
 
 
 def cluster() -> Machine:
-    """The nodes of the Ray that this process is connected to."""
+    """The nodes of the Ray that this process is connected to, without those that are going away."""
     import ray
 
-    nodes = tuple(_node(node["Resources"], node.get("Labels") or {}) for node in ray.nodes() if node["Alive"])
+    gone = draining()
+    there = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in gone]
+    nodes = tuple(_node(node["Resources"], node.get("Labels") or {}) for node in there)
     return Machine(int(sum(node.cpus for node in nodes)), int(sum(node.gpus for node in nodes)), nodes)
+
+
+def draining() -> dict[str, float | None]:
+    """The nodes that are going away, as Ray names them, and when (seconds since the epoch), where that is known."""
+    import ray
+
+    try:
+        client = ray._raylet.GcsClient(address=ray.get_runtime_context().gcs_address)
+        found = client.get_draining_nodes(timeout=2)
+    except Exception:  # not of Ray's public interface: without it, a node that goes away is a node that is lost
+        return {}
+    return {node: deadline / 1000 if deadline else None for node, deadline in found.items()}
 
 
 def _node(there: Mapping[str, float], labels: Mapping[str, str]) -> Node:

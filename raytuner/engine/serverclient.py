@@ -5,13 +5,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import select
 import selectors
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -62,10 +62,13 @@ def _connect(path: Path) -> socket.socket | None:
     return sock
 
 
-def ensure_server(spec: ServerSpec, *, watch: list[int], linger: float) -> subprocess.Popen[bytes] | None:
+def ensure_server(
+    spec: ServerSpec, *, watch: list[int], linger: float, detached: bool = False
+) -> subprocess.Popen[bytes] | None:
     """Start the node's server unless it listens already; returns its process if it was started here.
 
-    ``watch``: processes whose end ends the server. ``linger``: seconds that it stays without slots.
+    ``watch``: processes whose end ends the server. ``linger``: seconds that it stays without slots. ``detached``: as
+    nobody's child, since Ray kills those of an actor with it, and other slots need the server; then None is returned.
     Raises TrialError when it cannot be started.
     """
     path = spec.socket
@@ -90,24 +93,49 @@ def ensure_server(spec: ServerSpec, *, watch: list[int], linger: float) -> subpr
         }
         log = Path(spec.log)
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "raytuner.engine.forkserver", json.dumps(request)],
-                env={**os.environ, **spec.env},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,  # the terminal's Ctrl-C is for the driver alone
-            )
-        while True:
-            probe = _connect(path)
-            if probe is not None:
-                probe.close()
-                return process
-            if process.poll() is not None:
-                tail = log.read_text(errors="replace")[-2000:]
-                raise TrialError(f"the process server could not start on {socket.gethostname()}:\n{tail}")
-            time.sleep(0.01)
+        command = [sys.executable, "-m", "raytuner.engine.forkserver", json.dumps(request)]
+        process = None
+        with suppress(ProcessLookupError):  # it has ended at once
+            process, pidfd = (_start_detached if detached else _start)(command, {**os.environ, **spec.env}, log)
+            try:
+                while not select.select([pidfd], [], [], 0.01)[0]:
+                    probe = _connect(path)
+                    if probe is not None:
+                        probe.close()
+                        return process
+            finally:
+                os.close(pidfd)
+        tail = log.read_text(errors="replace")[-2000:]
+        raise TrialError(f"the process server could not start on {socket.gethostname()}:\n{tail}")
+
+
+def _start(command: list[str], env: dict[str, str], log: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a server; its process, and a file descriptor that can be read once it has ended."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # the terminal's Ctrl-C is for the driver alone
+        )
+    return process, os.pidfd_open(process.pid)
+
+
+def _start_detached(command: list[str], env: dict[str, str], log: Path) -> tuple[None, int]:
+    """The same as nobody's child."""
+    with log.open("ab") as output:
+        said = subprocess.run(
+            ["/bin/sh", "-c", '"$@" >&2 & echo $!', "sh", *command],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=output,
+            start_new_session=True,
+            check=True,
+        )
+    return None, os.pidfd_open(int(said.stdout))
 
 
 @dataclass(eq=False)
@@ -159,7 +187,7 @@ class ServerClient:
         if self._control is not None:
             return
         raylet = os.getppid()
-        ensure_server(self._spec, watch=[raylet], linger=self._linger)
+        ensure_server(self._spec, watch=[], linger=self._linger, detached=True)
         control = _connect(self._spec.socket)
         if control is None:
             raise ConnectionRefusedError

@@ -9,18 +9,21 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from dataclasses import replace
 from typing import Any
 
 import ray
 
-from raytuner.engine.control import ControlLine
+from raytuner.engine.control import ControlLine, Stop
 from raytuner.engine.host import Host, ProcessHost, StopRequest
 from raytuner.engine.job import SlotJob
 from raytuner.training.trial import TrialSpec
 
 __all__ = ["BATCH", "Slot"]
 
+NODE_SECONDS = 0.3
+"""How long after its process server a node may be seen to end."""
 BATCH = "raytuner_batch"
 """The key of a result under which a batch travels."""
 
@@ -35,10 +38,13 @@ class Slot:
         self._job = SlotJob.loads(config["job"])
         self._name = ray.get_runtime_context().get_actor_id()
         self._node = ray.util.get_node_ip_address()
+        self._raylet = os.getppid()
         self._stop = StopRequest()
         self._line = ControlLine(self._job.control, self._on_stop, self._on_lost)
         self._gpus = tuple(str(gpu) for gpu in ray.get_gpu_ids())
+        self._names: tuple[str | None, ...] = (None,)
         self._ranks: list[dict[str, Any]] = []
+        self._nodes = [ray.get_runtime_context().get_node_id()]
         self._host = self._make_host()
         self._begin(config)
 
@@ -50,6 +56,7 @@ class Slot:
 
                 gang = GangHost(self._job, group, stop=self._stop)
                 self._ranks = gang.places
+                self._nodes += gang.nodes
                 return gang
             return ProcessHost(self._job.server, step_timeout=self._job.step_timeout, stop=self._stop)
         from raytuner.engine.actorcode import load_in_actor
@@ -66,21 +73,32 @@ class Slot:
         spec = TrialSpec.from_dict(json.loads(config["attempt"]))
         self._host.end()
         self._stop.clear()
-        self._trial = spec.trial
-        reason = self._line.asked((spec.trial, None))
-        if reason is not None:
-            self._stop.set(reason)
+        self._names = (spec.trial, f"{spec.trial}-{spec.attempt}", None)
+        stop = self._line.asked(self._names)
+        if stop is not None:
+            self._stop.set(stop)
         self._host.begin(replace(spec, gpus=self._gpus))
 
     def train(self) -> dict[str, Any]:
         """The next batch of the attempt."""
         batch = self._host.collect()
-        place = {"node": self._node, "gpus": self._gpus, "ranks": self._ranks}
+        if batch.end is not None and batch.end["error"] is not None and batch.end["error"]["kind"] == "lost":
+            self._end_with_node()
+        place = {"node": self._node, "gpus": self._gpus, "ranks": self._ranks, "nodes": self._nodes}
         return {BATCH: batch.dumps(), "slot": self._name, "place": json.dumps(place)}
 
-    def _on_stop(self, trial: str | None, reason: str) -> None:
-        if trial is None or trial == self._trial:
-            self._stop.set(reason)
+    def _end_with_node(self) -> None:
+        """If what was lost was the node, so is this slot: another attempt must not start here."""
+        limit = time.monotonic() + NODE_SECONDS
+        while os.getppid() == self._raylet:
+            if time.monotonic() > limit:
+                return
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def _on_stop(self, trial: str | None, stop: Stop) -> None:
+        if trial in self._names:
+            self._stop.set(stop)
 
     def _on_lost(self) -> None:
         # The driver is gone: Ray will end this actor some time; its trial has to end now.

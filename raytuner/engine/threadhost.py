@@ -101,10 +101,10 @@ class ThreadHost:
                 return batch
 
     def _pass_on_stop(self) -> bool:
-        reason = self._stop.take()
-        if reason is not None:
-            self._channel.requests.put({"op": "stop", "reason": reason})
-        return reason is not None
+        stop = self._stop.take()
+        if stop is not None:
+            self._channel.requests.put({"op": "stop", "reason": stop.reason})
+        return stop is not None
 
     def end(self) -> None:
         thread, self._thread = self._thread, None

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+from raytuner.disk import has_room, means_full
 from raytuner.errors import CheckpointError
 from raytuner.journal import CheckpointRemoved, CheckpointWritten, Event, ExperimentState, Folder, Reported, TrialState
 from raytuner.journal.state import EXPLOIT
 from raytuner.training.checkpoint import adopt_checkpoint, read_manifest, remove_checkpoint
+from raytuner.training.fence import Fence
 
 __all__ = ["INTERRUPTED", "Upkeep"]
 
 INTERRUPTED = "interrupted"
 """How the reason begins of a trial that a resume goes on with."""
 
+LOOK_SECONDS = 1.0
+"""How often to look whether the disk has room."""
 LOOKS = 3
 """How often to look for another trial's checkpoints, which it may delete meanwhile for a newer one."""
 
@@ -38,9 +43,37 @@ class Upkeep:
         self._warn = warn
         self._disk = disk
         self._warned = False
+        self._room = True
+        self._look_again = 0.0
+
+    def fence(self, trial: TrialState, attempt: int) -> None:
+        """Keep attempts of a trial before this one from touching its files, should one be alive somewhere."""
+        try:
+            Fence(self._folder.trial(trial.id)).put(attempt)
+        except OSError as error:
+            if not means_full(error):
+                raise
+
+    def has_room(self) -> bool:
+        """Whether the disk has room for more; where it has none, that is said, and when it has again."""
+        if time.monotonic() >= self._look_again:
+            self.say_room(has_room(self._folder.path))
+        return self._room
+
+    def say_room(self, room: bool) -> None:
+        """Take note of whether there is room; warn when the disk has become full, and when there is room again."""
+        self._look_again = time.monotonic() + LOOK_SECONDS
+        if room != self._room:
+            self._room = room
+            text = "there is room on the disk again: it goes on" if room else "the disk is full: it waits for room"
+            self._warn(f"{self._folder.path}: {text}")
 
     def recover(self, trial: TrialState) -> None:
-        """A checkpoint can outrun the journal by a batch: write down what it knows and the journal does not."""
+        """A checkpoint can outrun the journal by a batch: write down what it knows and the journal does not.
+
+        One that an attempt before the last wrote, and that is not on record, came after its time, and is removed.
+        """
+        last = trial.attempt
         for gone in [path for path in trial.checkpoints if not Path(path).exists()]:
             self._record(CheckpointRemoved(trial=trial.id, path=gone))
         folder = self._folder.trial(trial.id) / "checkpoints"
@@ -51,6 +84,9 @@ class Upkeep:
                 self._warn(str(error))
                 continue
             attempt = manifest["attempt"]
+            if str(path) not in trial.checkpoints and attempt < last:
+                remove_checkpoint(path)
+                continue
             trial.attempt = max(trial.attempt, attempt)
             if str(path) not in trial.checkpoints:
                 size = sum(entry["bytes"] for entry in manifest["files"].values())

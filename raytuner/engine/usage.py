@@ -12,9 +12,9 @@ __all__ = ["REASONS", "Occupancy"]
 
 RECORD_SECONDS = 10.0
 """How often the account is written down."""
-REASONS = ("start-up", "search", "rung", "resources", "ending")
+REASONS = ("start-up", "search", "rung", "resources", "disk", "ending")
 """What idle devices wait for: a trial that comes up; the search, which thinks; other trials, at a rung; room for a
-larger trial; nothing, as nothing is left to start."""
+larger trial; room on the disk; nothing, as nothing is left to start."""
 
 
 class Occupancy:

@@ -204,7 +204,7 @@ class Usage(Event):
     busy: float
     """Those in which a trial had the device."""
     idle: dict[str, Any] = field(default_factory=dict)
-    """The others, by what they waited for: start-up, search, rung, resources, ending."""
+    """The others, by what they waited for: start-up, search, rung, resources, disk, ending."""
     devices: list[dict[str, Any]] = field(default_factory=list)
     """``node``, ``gpu``, ``use`` (0 to 1), ``memory`` and ``total`` (bytes) of each GPU, where that can be read."""
 

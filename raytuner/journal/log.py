@@ -11,12 +11,16 @@ import os
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from raytuner.disk import means_full
 from raytuner.errors import JournalError
 from raytuner.journal.events import SCHEMA, Event, decode, encode
+
+ROOM_SECONDS = 0.5
+"""How often a writer that waits for room on the disk tries again."""
 
 __all__ = ["Cursor", "JournalReader", "JournalWriter", "events_beyond"]
 
@@ -35,11 +39,15 @@ class JournalWriter:
     loses none; the disk has it after at most ``sync_every`` seconds, or when ``sync()`` returns.
     """
 
-    def __init__(self, folder: Path, *, sync_every: float = 1.0) -> None:
+    def __init__(
+        self, folder: Path, *, sync_every: float = 1.0, on_full: Callable[[Path], bool] = lambda path: False
+    ) -> None:
+        """on_full: called again and again while the disk is full; whether to wait on until there is room."""
         folder.mkdir(parents=True, exist_ok=True)
         existing = _segments(folder)
         self.segment = int(existing[-1].stem) + 1 if existing else 1
         self.path = folder / f"{self.segment:06d}.jsonl"
+        self.on_full = on_full
         self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
         self._size = 0
         self._write(_line(json.dumps({"schema": f"raytuner.journal/{SCHEMA}"})))
@@ -51,15 +59,22 @@ class JournalWriter:
         self.events = 0
 
     def _write(self, line: bytes) -> None:
-        try:
-            written = os.write(self._fd, line)
-        except OSError as error:
-            raise JournalError(f"{self.path}: the journal must be writable: {error}") from error
-        if written != len(line):  # a disk that fills up writes a part, which no later line may follow
-            os.ftruncate(self._fd, self._size)
-            raise JournalError(
-                f"{self.path}: the journal must be writable, and the disk took {written} of {len(line)} bytes"
-            )
+        while True:
+            try:
+                written = os.write(self._fd, line)
+            except OSError as error:
+                if not means_full(error):
+                    raise JournalError(f"{self.path}: the journal must be writable: {error}") from error
+                written = 0
+            if written == len(line):
+                break
+            os.ftruncate(self._fd, self._size)  # of a line, a part may fit, which no other may follow
+            if not self.on_full(self.path):
+                raise JournalError(
+                    f"{self.path}: the journal must be writable, and the disk is full; what is on record is whole, "
+                    "and a resume goes on from there"
+                )
+            time.sleep(ROOM_SECONDS)
         self._size += written
 
     def append(self, event: Event) -> Event:
@@ -79,7 +94,10 @@ class JournalWriter:
     def _sync_loop(self) -> None:
         while not self._closed.wait(self._sync_every):
             if self._dirty.is_set():
-                self.sync()
+                try:
+                    self.sync()
+                except OSError:  # some file systems say only now that they are full
+                    self._dirty.set()
 
     def close(self) -> None:
         if not self._closed.is_set():

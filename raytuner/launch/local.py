@@ -128,6 +128,7 @@ def drive(plan: Plan, *, resuming: bool = False, quiet: bool = False, file: IO[s
             conductor.take_over()
             conductor.warnings += _changed(folder) if resuming else []
             engine = Engine(plan, folder, conductor, interrupt)
+            journal.on_full = lambda path: conductor.wait_for_room() and interrupt.reason is None
             _go(plan, folder, engine, conductor, console)
             journal.sync()
     return state
@@ -157,7 +158,8 @@ def _go(plan: Plan, folder: Folder, engine: Engine, conductor: Conductor, consol
         ended = DriverEnded(status="failed", reason=str(error))
         raise
     finally:
-        conductor.record(ended)
+        with contextlib.suppress(JournalError):  # a full disk, which was told
+            conductor.record(ended)
         if progress is not None:
             progress.stop()
         engine.shut_down()

@@ -7,10 +7,12 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from raytuner.disk import means_full
 from raytuner.errors import TrackingError
 from raytuner.journal import Cursor, Folder, JournalReader, events_beyond
 from raytuner.tracking.progress import cursor_file, status_file
@@ -110,7 +112,9 @@ class Follower:
             try:
                 self.step(last=last)
                 return True
-            except StoreAway as error:
+            except (StoreAway, OSError) as error:
+                if isinstance(error, OSError) and not means_full(error):
+                    raise
                 self._complain(str(error))
                 self._store, self._runs = None, None
                 left = patience()
@@ -120,16 +124,21 @@ class Follower:
                 pause = min(pause * 2, _BACKOFF[1])
 
     def report(self) -> None:
-        """Write the status file."""
+        """Write the status file, if there is room for it."""
         behind = events_beyond(self._folder.journal, self._done.cursor)
-        _write_json(status_file(self._folder), {
-            "behind": behind, "error": self.problem or self.refused, "updated": time.time(), "uri": self._uri,
-            "run_id": self._done.parent, "experiment_id": self._store.experiment_id if self._store else "",
-        })  # fmt: skip
+        try:
+            _write_json(status_file(self._folder), {
+                "behind": behind, "error": self.problem or self.refused, "updated": time.time(), "uri": self._uri,
+                "run_id": self._done.parent, "experiment_id": self._store.experiment_id if self._store else "",
+            })  # fmt: skip
+        except OSError as error:
+            if not means_full(error):
+                raise
 
     def _complain(self, problem: str) -> None:
         if problem != self.problem and self._log is not None:
-            print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {problem}", file=self._log, flush=True)
+            with suppress(OSError):  # the disk may be what is full
+                print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {problem}", file=self._log, flush=True)
         self.problem = problem
         self.report()
 

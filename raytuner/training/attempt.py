@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from raytuner.disk import means_full
 from raytuner.errors import CheckpointError, RaytunerError, ReportError
 from raytuner.training.channel import Channel, ChannelClosed
 from raytuner.training.gang import join
@@ -114,14 +115,16 @@ def _returned(trial: Trial, result: Any) -> None:
 
 
 def describe_error(error: BaseException) -> dict[str, Any]:
-    """``kind`` (error, report, checkpoint, memory, gpu_memory, exit), ``message`` and ``traceback`` (its end, from the
-    user's code on).
+    """``kind`` (error, report, checkpoint, disk, memory, gpu_memory, exit), ``message`` and ``traceback`` (its end,
+    from the user's code on).
     """
     torch = sys.modules.get("torch")
     if isinstance(error, ReportError):
         kind = "report"
     elif isinstance(error, CheckpointError):
         kind = "checkpoint"
+    elif means_full(error):
+        kind = "disk"
     elif isinstance(error, MemoryError):
         kind = "memory"
     elif torch is not None and isinstance(error, torch.cuda.OutOfMemoryError):

@@ -18,7 +18,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
-from raytuner.errors import CheckpointError
+from raytuner.disk import has_room, means_full
+from raytuner.errors import CheckpointError, DiskFullError
+from raytuner.training.channel import ChannelClosed
+from raytuner.training.fence import Fence
 
 __all__ = [
     "adopt_checkpoint",
@@ -48,12 +51,18 @@ def _sync(path: Path) -> None:
 
 
 def write_checkpoint(
-    target: Path, state: Mapping[str, Any] | None, *, meta: Mapping[str, Any], files: Path | None = None
+    target: Path,
+    state: Mapping[str, Any] | None,
+    *,
+    meta: Mapping[str, Any],
+    files: Path | None = None,
+    fence: Fence | None = None,
 ) -> int:
     """Write ``state`` (and the folder ``files``, which is moved in) as the checkpoint ``target``; return its bytes.
 
     ``meta`` goes into the manifest: ``trial``, ``attempt``, ``step``, ``reports``.
-    Raises CheckpointError when it cannot be written; then nothing stands at ``target``.
+    Raises CheckpointError when it cannot be written (DiskFullError for want of room), ChannelClosed when the ``fence``
+    keeps its attempt out; then nothing stands at ``target``.
     """
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
@@ -72,14 +81,24 @@ def write_checkpoint(
         manifest = temporary / MANIFEST
         manifest.write_bytes(_sealed({"schema": SCHEMA, **meta, "files": listing}))
         total += manifest.stat().st_size
+        if fence is not None:
+            fence.check(meta["attempt"])
         if target.exists():  # the same step of the same attempt: the newer one counts
             remove_checkpoint(target)
         temporary.rename(target)
-    except Exception as error:  # whatever the user's objects raise when they are pickled
+    except ChannelClosed:
         shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    except Exception as error:  # whatever the user's objects raise when they are pickled
+        full = means_full(error) or not has_room(target)  # torch does not say why it could not write
+        if files is not None and (temporary / "files").exists():
+            (temporary / "files").rename(files)
+        shutil.rmtree(temporary, ignore_errors=True)
+        if full:
+            raise DiskFullError(f"{target}: the checkpoint could not be written, since the disk is full") from error
         raise CheckpointError(
             f"{target}: the checkpoint could not be written ({type(error).__name__}: {error}); "
-            "free some disk space, or pass only what can be saved to trial.steps()"
+            "pass only what can be saved to trial.steps()"
         ) from error
     return total
 

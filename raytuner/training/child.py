@@ -95,7 +95,8 @@ def _attempt(
     else:
         end = (run_test if request.get("test") else run_attempt)(spec, channel, function, prepared)
     if end["error"] is not None:
-        print(end["error"]["traceback"] or end["error"]["message"], file=sys.stderr)  # noqa: T201 - its own log
+        with suppress(OSError):  # what failed may be the writing of logs
+            print(end["error"]["traceback"] or end["error"]["message"], file=sys.stderr)  # noqa: T201 - its own log
     return end
 
 

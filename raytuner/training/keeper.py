@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raytuner.errors import CheckpointError
+from raytuner.errors import CheckpointError, DiskFullError
 from raytuner.training.channel import Channel
 from raytuner.training.checkpoint import remove_checkpoint, sync_checkpoint, write_checkpoint
+from raytuner.training.fence import Fence
 from raytuner.training.state import snapshot
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ __all__ = ["CheckpointKeeper", "CheckpointPolicy"]
 # improves at every one of its 10 ms steps must not spend them on the disk. What is held is written before a decision,
 # before the time budget ends, and when the trial ends; only a kill in the middle of a step can lose it.
 QUIET_SECONDS = 1.0
+ROOM_SECONDS = 0.5  # how often a trial that waits for room on the disk tries again
 QUIET_SHARE = 20.0  # ... and never more than a twentieth of the time goes into writing
 
 
@@ -50,6 +52,7 @@ class CheckpointKeeper:
         self._channel = channel
         self._policy = policy
         self._folder = Path(spec.dir) / "checkpoints"
+        self._fence = Fence(Path(spec.dir))
         self._objects: Mapping[str, Any] = {}
         self._reports: list[dict[str, Any]] = []
         self._best: tuple[float, int] | None = spec.best
@@ -59,6 +62,7 @@ class CheckpointKeeper:
         self._unsynced: set[int] = set()
         self._last_write = time.monotonic()
         self._next_best = 0.0
+        self._full = False  # was the disk, when something was to be written last
         self._done = 0
 
     def continue_from(self, path: Path, manifest: Mapping[str, Any], older: Iterable[Path] = ()) -> None:
@@ -95,34 +99,35 @@ class CheckpointKeeper:
                 policy.every_time is not None and now - self._last_write >= policy.every_time
             )
             if demand or every:
-                self.save(step, reason=demand or "every")
+                self.save(step, reason=demand or "every", wait=bool(demand))
             elif is_best and now >= self._next_best:
-                self.save(step, reason="best")
+                self.save(step, reason="best", wait=False)
             elif is_best and self._done < step:
                 self._held = (step, snapshot(self._state()))
         self._done = max(self._done, step)
         if self._held is not None and time.monotonic() >= self._next_best:
-            self.flush()
+            self.flush(wait=False)
 
-    def flush(self) -> None:
-        """Write the best so far if it is only held in memory."""
+    def flush(self, *, wait: bool = True) -> None:
+        """Write the best so far if it is only held in memory. wait: for room, if the disk is full."""
         if self._held is not None:
             step, state = self._held
-            self._held = None
             if self._best is not None and self._best[1] == step and step not in self._written:
-                self._write(step, "best", state, None)
+                self._write(step, "best", state, None, wait=wait)
+            if not self._full:
+                self._held = None
 
     def attach(self, files: Path) -> None:
         """Write this folder, which the user has filled, with the checkpoint between this step and the next."""
         self._files = files
 
-    def save(self, step: int, *, reason: str, files: Path | None = None) -> None:
-        """Write the checkpoint of ``step`` now."""
-        self._write(step, reason, self._state() if self._objects else None, files)
+    def save(self, step: int, *, reason: str, files: Path | None = None, wait: bool = True) -> None:
+        """Write the checkpoint of ``step`` now. wait: for room, if the disk is full; else go on without."""
+        self._write(step, reason, self._state() if self._objects else None, files, wait=wait)
         if self._held is not None and self._held[0] == step:
             self._held = None
 
-    def _write(self, step: int, reason: str, state: dict[str, Any] | None, files: Path | None) -> None:
+    def _write(self, step: int, reason: str, state: dict[str, Any] | None, files: Path | None, *, wait: bool) -> None:
         began = time.monotonic()
         path = self._folder / f"{step:06d}-{self._spec.attempt}"
         reports = [report for report in self._reports if report["step"] <= step]
@@ -134,13 +139,19 @@ class CheckpointKeeper:
             "reports": reports,
         }
         try:
-            size = write_checkpoint(path, state, meta=meta, files=files)
+            size = self._write_patiently(path, state, meta, files, wait=wait)
         except CheckpointError as error:
-            if reason not in ("best", "every", "last"):
+            full = isinstance(error, DiskFullError)
+            if not full and reason not in ("best", "every", "last"):
                 raise
             # Training goes on without a checkpoint that was only a precaution; the user is told.
-            self._channel.send({"m": "warning", "text": str(error)})
+            if not (full and self._full):
+                self._channel.send({"m": "warning", "text": f"{error}; training goes on without it"})
+            self._full = full
+            self._last_write = time.monotonic()
+            self._next_best = self._last_write + max(QUIET_SECONDS, QUIET_SHARE * (self._last_write - began))
             return
+        self._full = False
         self._written[step] = path
         self._unsynced.add(step)
         self._last_write = time.monotonic()
@@ -149,6 +160,22 @@ class CheckpointKeeper:
         message = {"m": "checkpoint", "step": step, "path": str(path), "bytes": size, "reason": reason}
         self._channel.send(message)
         self._prune()
+
+    def _write_patiently(
+        self, path: Path, state: dict[str, Any] | None, meta: dict[str, Any], files: Path | None, *, wait: bool
+    ) -> int:
+        """Write a checkpoint, once there is room for it if the trial is to ``wait``; its bytes."""
+        while True:
+            try:
+                return write_checkpoint(path, state, meta=meta, files=files, fence=self._fence)
+            except DiskFullError as error:
+                if not wait:
+                    raise
+                if not self._full:
+                    self._channel.send({"m": "warning", "text": f"{error}; the trial waits until there is room"})
+                self._full = True
+            self._channel.send({"m": "waiting"})
+            time.sleep(ROOM_SECONDS)
 
     def _prune(self) -> None:
         keep = set(sorted(self._written)[-self._policy.keep :]) if self._policy.keep else set()
@@ -164,6 +191,7 @@ class CheckpointKeeper:
         keep.add(max(self._written))  # the one just written or started from: a restart needs it
         doomed = [s for s in self._written if s not in keep]
         if doomed:
+            self._fence.check(self._spec.attempt)
             for step in sorted(keep & self._unsynced):
                 sync_checkpoint(self._written[step])
             self._unsynced.clear()

@@ -17,6 +17,7 @@ from raytuner.errors import CheckpointError, ReportError, TrialError
 from raytuner.training import devices
 from raytuner.training.channel import Channel
 from raytuner.training.checkpoint import load_checkpoint, verify_checkpoint
+from raytuner.training.fence import Fence
 from raytuner.training.gang import Alone
 from raytuner.training.keeper import CheckpointKeeper, CheckpointPolicy
 from raytuner.training.state import RNG, collect, restore, rng_states, seed_everything, set_rng_states
@@ -140,6 +141,9 @@ class Trial:
         self.dir.mkdir(parents=True, exist_ok=True)
         self._keeper = CheckpointKeeper(spec, channel, CheckpointPolicy(**spec.policy), state=self._lead_state)
         if self.rank == 0:
+            fence = Fence(self.dir)
+            fence.check(spec.attempt)
+            fence.put(spec.attempt)
             for leftover in (*self.dir.glob(".files-*"), *self.dir.glob("checkpoints/.*")):
                 shutil.rmtree(leftover, ignore_errors=True)  # an earlier attempt was killed as it wrote
             self._open_start(spec.checkpoints)

@@ -12,6 +12,7 @@ import numpy as np
 
 from raytuner.definition import Experiment
 from raytuner.engine.conductor import Conductor
+from raytuner.engine.control import Stop
 from raytuner.engine.host import StopRequest
 from raytuner.engine.proposals import Proposals
 from raytuner.engine.threadhost import ThreadHost
@@ -125,7 +126,7 @@ class Driver:
         """As Ctrl-C does."""
         self.conductor.stop("Ctrl-C", "interrupted")
         for stop in self.stops:
-            stop.set("Ctrl-C")
+            stop.set(Stop("Ctrl-C"))
 
     def next(self) -> TrialSpec | None:
         """The next attempt, once the search has thought about it; None when there is none."""

@@ -311,8 +311,8 @@ def test_a_lost_attempt_starts_again_three_times(tmp_path: Path, how: str) -> No
         if how == "batch":
             assert conductor.take(lose(spec))
         else:
-            conductor.lost(spec.trial, "the server ended")
-            conductor.lost(spec.trial, "told twice")
+            conductor.lost(spec.trial, spec.attempt, "the server ended")
+            conductor.lost(spec.trial, spec.attempt, "told twice")
     trial = driver.trials[0]
     assert trial.status == "failed"
     assert trial.error is not None
@@ -322,7 +322,7 @@ def test_a_lost_attempt_starts_again_three_times(tmp_path: Path, how: str) -> No
     spec = driver.next()
     assert spec is not None
     assert spec.trial == "000002"
-    conductor.lost(spec.trial, "the server ended")
+    conductor.lost(spec.trial, spec.attempt, "the server ended")
     driver.run()
     assert driver.trials[1].status == "finished"
 
@@ -334,14 +334,14 @@ def test_a_trial_that_gets_on_between_its_losses_is_never_given_up(tmp_path: Pat
         assert spec is not None
         report = {"m": "report", "step": step, "metrics": {"loss": 1.0}, "time": 1.0, "seconds": 1.0}
         driver.conductor.take(Batch(spec.trial, spec.attempt, [report]))
-        driver.conductor.lost(spec.trial, "its node is gone")
+        driver.conductor.lost(spec.trial, spec.attempt, "its node is gone")
     trial = driver.state.trials["000001"]
     assert trial.status == "pending"
     assert [event.step for event in driver.events(Retried)] == list(range(1, 3 * LOST_ATTEMPTS))
     for _ in range(LOST_ATTEMPTS):
         spec = driver.next()
         assert spec is not None
-        driver.conductor.lost(spec.trial, "its node is gone")
+        driver.conductor.lost(spec.trial, spec.attempt, "its node is gone")
     assert trial.status == "failed"
     assert trial.reason == "its node is gone; that was 4 times without another step done"
     driver.close()
@@ -402,7 +402,7 @@ def test_what_a_given_up_attempt_still_says_does_not_count(tmp_path: Path) -> No
     driver = Driver(make_plan(tmp_path))
     spec = driver.next()
     assert spec is not None
-    driver.conductor.lost(spec.trial, "its slot was lost")
+    driver.conductor.lost(spec.trial, spec.attempt, "its slot was lost")
     again = driver.next()
     assert again is not None
     stale = {"m": "report", "step": 7, "metrics": {"loss": -1.0}, "time": 1.0, "seconds": 1.0}
@@ -431,7 +431,7 @@ def test_a_lost_attempt_goes_on_from_what_it_left_behind(tmp_path: Path) -> None
     driver.conductor.take(Batch(spec.trial, 1, told))
     meta = {"trial": spec.trial, "attempt": 1, "step": 2, "seconds": 1.0, "reports": reports}
     write_checkpoint(folder / "000002-1", {"weights": np.full(1, 2.0)}, meta=meta)
-    driver.conductor.lost(spec.trial, "its slot was lost")
+    driver.conductor.lost(spec.trial, spec.attempt, "its slot was lost")
     again = driver.next()
     assert again is not None
     assert again.checkpoints == (str(folder / "000002-1"),)
@@ -445,7 +445,7 @@ def test_a_slot_lost_on_the_way_out_is_no_failure(tmp_path: Path) -> None:
     spec = driver.next()
     assert spec is not None
     driver.conductor.stop("Ctrl-C", "interrupted")
-    driver.conductor.lost(spec.trial, "its slot was taken away")
+    driver.conductor.lost(spec.trial, spec.attempt, "its slot was taken away")
     assert driver.trials[0].status == "stopped"
     driver.close()
     assert Driver(plan).run().trials[0].status == "finished", "a resume goes on with it"

@@ -12,7 +12,7 @@ from multiprocessing import AuthenticationError
 import pytest
 from host_tools import SOON, wait_until
 
-from raytuner.engine.control import ControlLine, ControlServer
+from raytuner.engine.control import ControlLine, ControlServer, Stop
 
 
 class Slot:
@@ -37,14 +37,14 @@ def server() -> Iterator[ControlServer]:
 def test_a_request_reaches_every_slot(server: ControlServer) -> None:
     slots = [Slot(server) for _ in range(3)]
     wait_until(lambda: len(server._lines) == 3, 5, "all are connected")
-    server.stop("000002", "by hand")
+    server.stop("000002-1", "by hand", by=12.5)
     server.stop(None, "the time is up")
     for slot in slots:
         wait_until(lambda slot=slot: len(slot.heard) == 2, 1, "it hears")
-        assert slot.heard == [("000002", "by hand"), (None, "the time is up")]
-        assert slot.line.asked(("000002",)) == "by hand"
-        assert slot.line.asked(("000001",)) is None
-        assert slot.line.asked(("000001", None)) == "the time is up"
+        assert slot.heard == [("000002-1", Stop("by hand", by=12.5)), (None, Stop("the time is up"))]
+        assert slot.line.asked(("000002", "000002-1")) == Stop("by hand", by=12.5)
+        assert slot.line.asked(("000002", "000002-2")) is None
+        assert slot.line.asked(("000001", None)) == Stop("the time is up")
 
 
 def test_a_slot_that_comes_later_hears_of_it_too(server: ControlServer) -> None:
@@ -52,7 +52,7 @@ def test_a_slot_that_comes_later_hears_of_it_too(server: ControlServer) -> None:
     server.stop(None, "the time is up")
     slot = Slot(server)
     wait_until(lambda: len(slot.heard) == 2, 1, "it hears")
-    assert set(slot.heard) == {("000002", "by hand"), (None, "the time is up")}
+    assert set(slot.heard) == {("000002", Stop("by hand")), (None, Stop("the time is up"))}
 
 
 def test_the_drivers_end_is_noticed(server: ControlServer) -> None:

@@ -36,6 +36,7 @@ from host_tools import (
 )
 
 from raytuner.engine import forkserver
+from raytuner.engine.control import Stop
 from raytuner.engine.host import ProcessHost
 from raytuner.engine.serverclient import ServerClient, ServerSpec, ensure_server
 from raytuner.errors import TrialError
@@ -75,6 +76,15 @@ def test_the_first_slot_starts_it_and_the_others_find_it(cold: ServerSpec, tmp_p
         assert run(host, trial_spec(tmp_path, "look")).seen["parent"] == server_of(cold).pid
     for host in hosts:
         host.close()
+
+
+def test_it_is_no_child_of_the_slot_that_starts_it(cold: ServerSpec, tmp_path: Path) -> None:
+    """Ray kills the children of an actor that it ends, and the other slots need the server."""
+    host, _ = make_host(cold)
+    assert run(host, trial_spec(tmp_path, "steps")).end["status"] == "finished"
+    server = server_of(cold)
+    assert os.getpid() not in [parent.pid for parent in server.parents()]
+    host.close()
 
 
 def test_a_slow_import_does_not_outlast_its_patience(tmp_path: Path) -> None:
@@ -386,15 +396,22 @@ def test_it_ends_with_a_process_that_it_watches_while_it_imports(
         clear(spec)
 
 
-def test_it_ends_with_a_slots_raylet(server: ServerSpec, tmp_path: Path, process: subprocess.Popen[bytes]) -> None:
-    with socket.socket(socket.AF_UNIX) as slot:
+def test_it_ends_with_the_last_raylet(server: ServerSpec, tmp_path: Path, process: subprocess.Popen[bytes]) -> None:
+    """A machine may be several nodes, in tests; the slots of each end with it, and the others' do not."""
+    with subprocess.Popen(["sleep", "600"]) as other, socket.socket(socket.AF_UNIX) as slot:
         slot.connect(str(server.socket))
         slot.sendall(b'{"hello": "slot", "slot": "one", "raylet": %d}\n' % process.pid)
         host, _ = make_host(server)
-        assert run(host, trial_spec(tmp_path, "steps")).end["status"] == "finished"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "getppid", lambda: other.pid)  # whose child a slot is
+            outcome = begin(host, trial_spec(tmp_path, "sleep"))
         process.kill()
         process.wait()
-        wait_until(lambda: not processes_of(server), SOON, "the server is gone")
+        slot.settimeout(5)
+        assert slot.recv(100) == b"", "the slot of the node that died is let go"
+        assert not gone(outcome.pid)
+        other.kill()
+        wait_until(lambda: gone(outcome.pid) and not processes_of(server), SOON, "the server is gone")
         host.close()
 
 
@@ -405,7 +422,7 @@ def test_a_stop_does_not_wait_for_a_slow_import(tmp_path: Path) -> None:
     try:
         host, stop = make_host(spec)
         host.begin(trial_spec(tmp_path, "", gpus=("0",)))
-        stop.set("enough")
+        stop.set(Stop("enough"))
         began = time.monotonic()
         batch = host.collect()
         assert batch.end is not None
@@ -513,7 +530,7 @@ def test_a_node_without_the_service_says_so(tmp_path: Path) -> None:
 def test_a_fresh_process_ends_as_a_forked_one(spawning: ServerSpec, tmp_path: Path) -> None:
     host, stop = make_host(spawning)
     outcome = begin(host, trial_spec(tmp_path, "sleep", helper=True))
-    stop.set("enough")
+    stop.set(Stop("enough"))
     began = time.monotonic()
     assert follow(host, outcome).end["status"] == "stopped"
     wait_until(lambda: gone(outcome.pid, outcome.helper), SOON, "it is gone")
@@ -534,7 +551,7 @@ def test_a_fresh_process_that_still_imports_can_be_killed(tmp_path: Path) -> Non
         host, stop = make_host(spec)
         host.begin(trial_spec(tmp_path, "", gpus=("5",)))
         spawned = wait_until(lambda: len(processes_of(spec)) > 1 and processes_of(spec), 10, "it imports")
-        stop.set("enough")
+        stop.set(Stop("enough"))
         batch = host.collect()
         assert batch.end is not None
         assert batch.end["status"] == "stopped"

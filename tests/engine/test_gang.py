@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from host_tools import Outcome, make_host, serving, trial_spec
 
+from raytuner.engine.control import Stop
 from raytuner.engine.serverclient import ServerSpec
 
 SOURCE = """
@@ -78,7 +79,7 @@ def gang(server: ServerSpec, folder: Path, way: str, size: int = 3, stop_at: int
         while not outcome.batches or outcome.batches[-1].end is None:
             outcome.batches.append(host.collect())
             if stop_at and outcome.batches[-1].decide == stop_at:
-                stop.set("enough")
+                stop.set(Stop("enough"))
         host.close()
     return outcomes
 

@@ -26,6 +26,7 @@ from host_tools import (
 )
 
 from raytuner.engine.batch import Batch
+from raytuner.engine.control import Stop
 from raytuner.engine.host import BATCH_SECONDS, ProcessHost, StopRequest
 from raytuner.engine.serverclient import ServerSpec
 
@@ -164,7 +165,7 @@ def test_a_stop_reaches_a_trial_in_the_middle_of_a_step(
     """Also when a batch ends between the request and the kill (0.6 s after the start)."""
     spec = trial_spec(tmp_path, "sleep", helper=True)
     asked = []
-    later(delay, lambda: (asked.append(time.monotonic()), stop.set("the time is up")))
+    later(delay, lambda: (asked.append(time.monotonic()), stop.set(Stop("the time is up"))))
     outcome = run(host, spec)
     assert time.monotonic() - asked[0] < SOON
     assert outcome.end == {"status": "stopped", "reason": "the time is up", "step": 0, "error": None}
@@ -173,7 +174,7 @@ def test_a_stop_reaches_a_trial_in_the_middle_of_a_step(
 
 def test_a_stop_at_a_short_step_comes_with_its_checkpoint(host: ProcessHost, stop: StopRequest, tmp_path: Path) -> None:
     spec = trial_spec(tmp_path, "steps", seconds=0.1, max_steps=600, policy={"best": False, "every_time": None})
-    later(1.0, stop.set, "enough")
+    later(1.0, stop.set, Stop("enough"))
     outcome = run(host, spec)
     assert (outcome.end["status"], outcome.end["reason"]) == ("stopped", "enough")
     assert outcome.end["step"] == outcome.steps[-1] > 3
@@ -187,7 +188,7 @@ def test_a_stop_while_it_waits_for_a_decision_comes_with_its_checkpoint(
     spec = trial_spec(tmp_path, "sleep later", decides=(1,))
     host.begin(spec)
     assert host.collect().decide == 1
-    stop.set("enough")
+    stop.set(Stop("enough"))
     began = time.monotonic()
     batch = host.collect()
     assert batch.end is not None
@@ -196,7 +197,7 @@ def test_a_stop_while_it_waits_for_a_decision_comes_with_its_checkpoint(
 
 
 def test_a_stop_before_the_start_counts(host: ProcessHost, stop: StopRequest, tmp_path: Path) -> None:
-    stop.set("already")
+    stop.set(Stop("already"))
     began = time.monotonic()
     assert run(host, trial_spec(tmp_path, "sleep")).end["status"] == "stopped"
     assert time.monotonic() - began < SOON

@@ -379,6 +379,7 @@ def test_a_search_that_never_answers_keeps_no_process_alive() -> None:
 def test_a_question_is_put_once() -> None:
     class Counting:
         asks = 0
+        why = ""
 
         def ask(self, trial_id: str) -> dict[str, Any]:
             self.asks += 1

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from host_tools import Outcome, begin, follow, make_host, run, serving, trial_spec
 
+from raytuner.engine.control import Stop
 from raytuner.engine.host import ProcessHost, StopRequest
 from raytuner.engine.serverclient import ServerSpec
 from raytuner.engine.threadhost import ThreadHost
@@ -105,7 +106,7 @@ def test_its_checkpoints_are_ours(host: ProcessHost, tmp_path: Path) -> None:
 
 def test_a_stop_finds_its_checkpoint(host: ProcessHost, tmp_path: Path) -> None:
     outcome = begin(host, trial_spec(tmp_path, "loop", seconds=0.1, max_steps=90))
-    host._stop.set("enough")
+    host._stop.set(Stop("enough"))
     follow(host, outcome)
     assert outcome.end["status"] == "stopped"
     assert outcome.of("checkpoint")[-1]["step"] == outcome.end["step"]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from host_tools import SOON, Outcome, follow, later, run, trial_spec
 
+from raytuner.engine.control import Stop
 from raytuner.engine.host import StopRequest
 from raytuner.engine.threadhost import ThreadHost
 from raytuner.training import Trial
@@ -67,7 +68,7 @@ def test_whatever_it_raises_is_its_end(host: ThreadHost, tmp_path: Path, way: st
 
 
 def test_a_stop_takes_effect_after_the_step(host: ThreadHost, stop: StopRequest, tmp_path: Path) -> None:
-    later(0.3, stop.set, "enough")
+    later(0.3, stop.set, Stop("enough"))
     outcome = run(host, trial_spec(tmp_path, "steps", seconds=0.05, max_steps=999))
     assert (outcome.end["status"], outcome.end["reason"]) == ("stopped", "enough")
     assert outcome.of("checkpoint")[-1]["step"] == outcome.end["step"] == outcome.steps[-1]
@@ -76,7 +77,7 @@ def test_a_stop_takes_effect_after_the_step(host: ThreadHost, stop: StopRequest,
 def test_a_stop_while_it_waits_for_a_decision(host: ThreadHost, stop: StopRequest, tmp_path: Path) -> None:
     host.begin(trial_spec(tmp_path, "steps", decides=(2,), seconds=0.3))
     assert host.collect().decide == 2
-    stop.set("enough")
+    stop.set(Stop("enough"))
     batch = host.collect()
     assert batch.end is not None
     assert (batch.end["status"], batch.end["step"]) == ("stopped", 2)

@@ -28,6 +28,17 @@ def curve(trial: Trial) -> None:
         trial.report(loss=(trial.config["x"] - 2.0) ** 2 + 1.0 / step)
 
 
+def weighty(trial: Trial) -> None:
+    """The same with a state of a megabyte, and something printed in every step."""
+    weights = np.zeros(2**17)
+    for step in trial.steps(weights=weights):
+        weights += 1.0
+        assert weights[-1] == step, "a resumed trial must go on from its checkpoint"
+        print("step", step, "x" * 5000)
+        time.sleep(trial.config["seconds"])
+        trial.report(loss=(trial.config["x"] - 2.0) ** 2 + 1.0 / step)
+
+
 def curve_test(trial: Trial) -> dict[str, float]:
     weights = np.zeros(3)
     trial.restore(weights=weights)

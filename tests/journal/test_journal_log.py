@@ -1,5 +1,6 @@
 """The log: what is written is read again, from any place, and damage is never taken for data."""
 
+import errno
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from made_journals import driver_started, experiment_events, make_folder, write_journal
 
 from raytuner.errors import JournalError
-from raytuner.journal import Cursor, DriverEnded, JournalReader, JournalWriter, TrialAsked, events_beyond
+from raytuner.journal import Cursor, DriverEnded, JournalReader, JournalWriter, TrialAsked, events_beyond, log
 
 
 def asked(k: int) -> TrialAsked:
@@ -165,17 +166,45 @@ def test_a_killed_writer_loses_nothing(tmp_path: Path) -> None:
     assert len(list(JournalReader(tmp_path).read())) == 50
 
 
-def test_a_full_disk_leaves_a_readable_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    writer = JournalWriter(tmp_path)
+def no_room(fd: int, data: bytes) -> int:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("fits", [0, 10])
+def test_a_full_disk_is_waited_for_as_long_as_one_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fits: int
+) -> None:
+    real, asks = os.write, []
+
+    def on_full(path: Path) -> bool:
+        assert path == writer.path
+        asks.append(path)
+        if len(asks) == 4:
+            monkeypatch.setattr(os, "write", real)  # there is room again
+        return len(asks) != 2
+
+    monkeypatch.setattr(log, "ROOM_SECONDS", 0.01)
+    writer = JournalWriter(tmp_path, on_full=on_full)
     writer.append(asked(0))
-    real = os.write
-    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[:10]))
-    with pytest.raises(JournalError, match="took 10 of"):
+    monkeypatch.setattr(os, "write", (lambda fd, data: real(fd, data[:fits])) if fits else no_room)
+    with pytest.raises(JournalError, match="the disk is full; what is on record is whole"):
         writer.append(asked(1))
-    monkeypatch.setattr(os, "write", real)
-    writer.append(asked(2))  # there is room again
+    assert len(asks) == 2
+    writer.append(asked(2))
+    assert len(asks) == 4
+    writer.append(asked(3))
     writer.close()
-    assert list(JournalReader(tmp_path).read()) == [asked(0), asked(2)]
+    assert list(JournalReader(tmp_path).read()) == [asked(0), asked(2), asked(3)]
+
+
+def test_a_disk_that_fails_otherwise_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(fd: int, data: bytes) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    writer = JournalWriter(tmp_path, on_full=lambda path: True)
+    monkeypatch.setattr(os, "write", broken)
+    with pytest.raises(JournalError, match=r"the journal must be writable: .Errno 5. Input/output"):
+        writer.append(asked(0))
 
 
 def test_made_journals_are_whole(tmp_path: Path) -> None:

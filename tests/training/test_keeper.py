@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from trial_tools import Tape, attempt, make_spec, newest_first, standing
 
-from raytuner.training import Trial, keeper, load_checkpoint
+from raytuner.training import Trial, checkpoint, keeper, load_checkpoint
 from raytuner.training.checkpoint import read_manifest
 
 NEVER = 1e9
@@ -299,6 +300,71 @@ def test_a_checkpoint_that_is_needed_must_be_written(tmp_path: Path) -> None:
 
     end, _ = attempt(make_spec(tmp_path, decides=(1,), pauses=True), train)
     assert end["error"]["kind"] == "checkpoint"
+
+
+class FullDisk:
+    """Lets the first writes through, then a number of them fail for want of room."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, first: int, fail: int) -> None:
+        self._real = checkpoint._digest
+        self._first, self._last = first, first + fail
+        self.writes = 0
+        monkeypatch.setattr(checkpoint, "_digest", self._digest)
+        monkeypatch.setattr(keeper, "ROOM_SECONDS", 0.01)
+
+    def _digest(self, path: Path) -> str:
+        self.writes += 1
+        if self._first < self.writes <= self._last:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self._real(path)
+
+
+def test_training_goes_on_without_a_precaution_for_which_there_is_no_room(
+    tmp_path: Path, at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """... which is told once, not in every step."""
+    FullDisk(monkeypatch, first=1, fail=2)
+    end, tape = attempt(make_spec(tmp_path), reporting([5, 4, 3, 2, 9]))
+    assert end["status"] == "finished"
+    (warning,) = tape.warnings
+    assert warning.endswith("since the disk is full; training goes on without it")
+    assert written(tape) == [(1, "best"), (4, "best"), (5, "last")]
+    assert not tape.of("waiting")
+    assert standing(tmp_path) == ["000004-1", "000005-1"]
+
+
+def test_a_checkpoint_that_is_needed_waits_for_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = FullDisk(monkeypatch, first=0, fail=3)
+    spec = make_spec(tmp_path, decides=(2,), pauses=True, policy={"best": False, "every_time": None})
+    _, tape = attempt(spec, reporting([1, 1, 1, 1, 1]))
+    assert written(tape)[0] == (2, "pause")
+    assert disk.writes >= 4
+    assert len(tape.of("waiting")) == 3
+    (warning,) = tape.warnings
+    assert warning.endswith("since the disk is full; the trial waits until there is room")
+    kinds = tape.kinds
+    assert kinds.index("checkpoint") < kinds.index("decide")
+
+
+def test_the_best_waits_for_room_at_the_end(tmp_path: Path, held_back: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    FullDisk(monkeypatch, first=2, fail=3)  # the first best and the last step fit, the best held in memory does not
+    _, tape = attempt(make_spec(tmp_path), reporting([5, 1, 2, 3, 4]))
+    assert (2, "best") in written(tape)
+    assert "000002-1" in standing(tmp_path)
+
+
+def test_files_wait_for_room_unharmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    FullDisk(monkeypatch, first=0, fail=3)
+
+    def train(trial: Trial) -> None:
+        with trial.checkpoint_dir() as folder:
+            (folder / "model.bin").write_bytes(b"weights")
+        trial.report(loss=1.0)
+
+    end, tape = attempt(make_spec(tmp_path, max_steps=None), train)
+    assert end["status"] == "finished", end
+    assert len(tape.of("waiting")) == 3
+    assert (tmp_path / "checkpoints" / standing(tmp_path)[0] / "files" / "model.bin").read_bytes() == b"weights"
 
 
 def test_what_a_killed_attempt_left_half_written_is_cleared(tmp_path: Path) -> None:
