@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from raytuner.analysis import Results, load
     from raytuner.definition import Experiment
     from raytuner.errors import RaytunerError
-    from raytuner.launch import resume, run
+    from raytuner.launch import extend, resume, run
     from raytuner.simulation import simulate
     from raytuner.space import Choice, Float, Int
     from raytuner.training import Trial
@@ -23,6 +23,7 @@ __all__ = [
     "RaytunerError",
     "Results",
     "Trial",
+    "extend",
     "load",
     "resume",
     "run",
@@ -37,6 +38,7 @@ _ROOMS = {
     "RaytunerError": "errors",
     "Results": "analysis",
     "Trial": "training",
+    "extend": "launch",
     "load": "analysis",
     "resume": "launch",
     "run": "launch",

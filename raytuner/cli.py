@@ -168,6 +168,30 @@ def _resume(options: argparse.Namespace) -> int:
     return _outcome(drive(plan_of(_folder(options)), resuming=True))
 
 
+def _extend(options: argparse.Namespace) -> int:
+    from raytuner.journal import Lock
+    from raytuner.launch import drive
+    from raytuner.launch.extension import enqueue_live, plan_extension
+
+    folder = _folder(options)
+    only_enqueue = not (options.file or options.set or options.trials or options.time or options.retry_failed)
+    if options.enqueue and only_enqueue and Lock(folder).held_by_other():
+        for path, answer in zip(options.enqueue, enqueue_live(folder, options.enqueue), strict=True):
+            print(f"{path}: {answer}")
+        return 0
+    extension = plan_extension(
+        folder,
+        options.file,
+        overrides=options.set,
+        trials=options.trials,
+        time=options.time,
+        fill=options.fill,
+        retry_failed=options.retry_failed,
+        enqueue=options.enqueue,
+    )
+    return _outcome(drive(extension.plan, resuming=True, extension=extension))
+
+
 def _status(options: argparse.Namespace) -> int:
     from raytuner.analysis import status, status_lines
 
@@ -309,6 +333,20 @@ def _parser() -> argparse.ArgumentParser:
     command = of_file(add("run", _run, "Run an experiment."))
     command.add_argument("--name", help="another name, when the definition's is taken")
     of_folder(add("resume", _resume, "Go on with an interrupted experiment."))
+    text = "Give an experiment more to do: trials, time, steps, another space, search or scheduler."
+    command = add("extend", _extend, text)
+    command.add_argument("dir", help="the experiment's folder")
+    command.add_argument("file", nargs="?", help="another definition (YAML); the experiment's own by default")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="override a field; may be repeated"
+    )
+    command.add_argument("--trials", metavar="N|+N", help="the budget's trials from now on, or so many more")
+    command.add_argument("--time", metavar="T|+T", help="the budget's time from now on, or so much more, such as +2h")
+    command.add_argument("--retry-failed", action="store_true", help="start failed trials again")
+    text = "try this configuration (YAML) next, beside the budget's trials; also while the experiment runs"
+    command.add_argument("--enqueue", action="append", default=[], metavar="FILE", help=text)
+    text = "what the trials so far were trained with, of a parameter that is new"
+    command.add_argument("--fill", action="append", default=[], metavar="NAME=VALUE", help=text)
     command = of_folder(add("replay", _replay, "Train the best trial again from scratch, by its whole schedule."))
     command.add_argument("--trial", metavar="ID", help="this trial instead of the best")
     command.add_argument("--name", help="the new experiment's name; the old one's with -replay by default")

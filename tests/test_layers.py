@@ -29,7 +29,7 @@ MAY_KNOW = {
     "engine": {"errors", "disk", "schedulers", "search", "definition", "plan", "journal", "training"},
     "tracking": {"errors", "disk", "definition", "journal"},
     "analysis": {"errors", "journal", "training"},
-    "launch": {"errors", "definition", "plan", "journal", "training", "engine", "tracking", "analysis"},
+    "launch": {"errors", "space", "definition", "plan", "journal", "training", "engine", "tracking", "analysis"},
     "cli": {"errors", "definition", "plan", "simulation", "journal", "tracking", "analysis", "launch"},
 }
 """The rooms, and for each those that it imports from. Stricter than the order in docs/architecture.md allows."""

@@ -42,6 +42,7 @@ def status(folder: Folder) -> dict[str, Any]:
             "max_steps": state.max_steps,
         },
         "budget": {"trials": state.budget.get("trials"), "time": state.budget.get("time")},
+        "trials_wanted": state.wanted,
         "trials": {name: state.count(name) for name in _STATUSES},
         "steps": {"trained": savings.trained, "full": savings.full, "saved": savings.saved},
         "seconds": _seconds(reading),
@@ -97,8 +98,8 @@ def status_lines(folder: Folder) -> list[str]:
 
 def _trials_line(found: dict[str, Any]) -> str:
     counts = {name: amount for name, amount in found["trials"].items() if amount}
-    budget = found["budget"]["trials"]
-    total = f"{sum(counts.values())}" + (f" of {budget}" if budget is not None else "")
+    wanted = found["trials_wanted"]
+    total = f"{sum(counts.values())}" + (f" of {wanted}" if wanted is not None else "")
     parts = ", ".join(f"{amount} {_WORDS.get(name, name)}" for name, amount in counts.items())
     return f"{total}: {parts}" if parts else f"{total}, none yet"
 

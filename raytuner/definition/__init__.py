@@ -3,7 +3,7 @@
 from raytuner.definition.amounts import AMOUNT_RULES, AUTO
 from raytuner.definition.code import CodeInfo, find_code, import_root
 from raytuner.definition.experiment import Experiment
-from raytuner.definition.loading import find_experiment_code, load, to_plain, to_yaml
+from raytuner.definition.loading import find_experiment_code, load, read_config, to_plain, to_yaml
 from raytuner.definition.quantities import format_duration, format_size, parse_duration, parse_size
 from raytuner.definition.schema import schema
 from raytuner.definition.sections import Budget, Checkpoints, Objective, Resources, Tracking
@@ -26,6 +26,7 @@ __all__ = [
     "load",
     "parse_duration",
     "parse_size",
+    "read_config",
     "schema",
     "to_plain",
     "to_yaml",

@@ -41,6 +41,17 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = (), import_roo
     return experiment
 
 
+def read_config(file: Path) -> dict[str, Any]:
+    """The configuration in a YAML file, unchecked. Raises DefinitionError where it is no mapping."""
+    document = read_yaml(_read_text(file), str(file))
+    if document.problems:
+        raise DefinitionError(document.problems)
+    if not isinstance(document.data, dict):
+        rule, remedy = "a configuration is a mapping", "write a line name: value for each parameter"
+        raise DefinitionError(Problem("", rule, type(document.data).__name__, remedy, str(file)))
+    return dict(document.data)
+
+
 def find_experiment_code(experiment: Experiment, root: Path) -> dict[str, CodeInfo]:
     """What is known of the code that an experiment names, by key path: train, test, and components out of tree."""
     named = {

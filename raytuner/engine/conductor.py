@@ -12,11 +12,12 @@ from dataclasses import replace
 from typing import Any, cast
 
 from raytuner.engine.batch import Batch
+from raytuner.engine.earlier import Earlier, cut_off
 from raytuner.engine.needs import Books, larger_share
 from raytuner.engine.proposals import Proposals
 from raytuner.engine.upkeep import INTERRUPTED, Upkeep
 from raytuner.engine.usage import Occupancy
-from raytuner.errors import PlanError
+from raytuner.errors import PlanError, SpaceError
 from raytuner.journal import (
     CheckpointRemoved,
     CheckpointWritten,
@@ -24,6 +25,7 @@ from raytuner.journal import (
     Event,
     ExperimentState,
     Exploited,
+    Extended,
     Folder,
     JournalWriter,
     Logged,
@@ -84,6 +86,8 @@ class Conductor:
         self._leaving: set[str] = set()  # trials on nodes that are going away
         self.left: set[tuple[str, int]] = set()
         """Attempts that have ended on a node that is going away: their slots are of no use any more."""
+        self._users = 0  # trials that were asked for by hand
+        self._highest = 0  # the number of the last trial
         self._decides = self._deciding_steps()
         self._clock: float | None = None  # begins with the first trial
         self._upkeep = Upkeep(
@@ -93,13 +97,29 @@ class Conductor:
     # -- starting, and starting again ---------------------------------------------------------------------------
 
     def replay(self, events: Iterable[Event]) -> None:
-        """Take earlier drivers' events into state, search and scheduler, as if this driver had seen them."""
+        """Take earlier drivers' events into state, search and scheduler, as if this driver had seen them.
+
+        What came before search and scheduler began anew is told to them afterwards, as it stood then.
+        """
+        events = list(events)
+        anew = [number for number, event in enumerate(events) if isinstance(event, Extended) and event.anew]
+        if anew:
+            self._replay_earlier(events[: anew[-1] + 1])
+            del events[: anew[-1] + 1]
         for event in events:
             self.state.apply(event)
             match event:
                 case TrialAsked():
-                    self.proposals.asked(event.trial, event.config, event.known)
+                    self._count(event)
+                    if event.source == "user":
+                        self._tell_of_users(event.trial)
+                    else:
+                        self.proposals.asked(event.trial, event.config, event.known)
                     self._start(event)
+                case Extended():
+                    for trial in event.retried:
+                        self._tell_of_users(trial)
+                        self._start(self.state.trials[trial])
                 case Exploited():
                     self._exploits.pop(event.trial, None)
                     self.scheduler.on_start(event.trial, event.config)
@@ -136,6 +156,27 @@ class Conductor:
                 case _:
                     pass
         self.proposals.settled()
+
+    def _replay_earlier(self, events: list[Event]) -> None:
+        earlier = Earlier(self.state)
+        for event in events:
+            self.state.apply(event)
+            earlier.take(event)
+            if isinstance(event, TrialAsked):
+                self._count(event)
+        extended = events[-1]
+        assert isinstance(extended, Extended)
+        self._interrupted.update(earlier.hand_over(extended, self.proposals, self.scheduler))
+        self._interrupted.update(trial.id for trial in self.state.trials.values() if cut_off(trial))
+
+    def _count(self, event: TrialAsked) -> None:
+        self._users += event.source == "user"
+        self._highest = max(self._highest, int(event.trial))
+
+    def _tell_of_users(self, trial_id: str) -> None:
+        """Tell the search of a trial that is under way though it did not ask for it."""
+        config = self.state.trials[trial_id].config
+        self.proposals.tell(Observation(trial_id, config, step=0, value=None, status="pending"))
 
     def take_over(self) -> None:
         """Queue what the driver before left unfinished. Call it once this driver's start is on record."""
@@ -259,10 +300,12 @@ class Conductor:
             self.thinking = self.proposals.asking
             return None
         source = "defaults" if self.experiment.defaults and not self.state.trials else "search"
-        self.record(
-            TrialAsked(trial=trial_id, config=proposal.config, source=source, known=proposal.known, why=proposal.why)
+        asked = TrialAsked(
+            trial=trial_id, config=proposal.config, source=source, known=proposal.known, why=proposal.why
         )
-        self._start(self.state.trials[trial_id])
+        self.record(asked)
+        self._count(asked)
+        self._start(asked)
         following = self._next_id
         if self.slots >= AHEAD_SLOTS and following is not None:
             self.proposals.prepare(following)
@@ -276,8 +319,27 @@ class Conductor:
     @property
     def _next_id(self) -> str | None:
         """The id of the next new trial; None when the budget has no more."""
-        number, limit = len(self.state.trials), self.plan.trials
-        return f"{number + 1:06d}" if limit is None or number < limit else None
+        number, limit = len(self.state.trials) - self._users, self.plan.trials
+        if limit is not None and number >= limit:
+            return None
+        return self.proposals.asked_for or f"{self._highest + 1:06d}"
+
+    def enqueue(self, config: dict[str, Any]) -> str:
+        """Have a configuration of the user's tried next, beside the budget's trials; the new trial's id.
+
+        Raises SpaceError when it does not lie in the space.
+        """
+        problems = self.plan.space.problems(config)
+        if problems:
+            raise SpaceError(problems)
+        trial_id = f"{max(self._highest, int(self.proposals.asked_for or 0)) + 1:06d}"
+        asked = TrialAsked(trial=trial_id, config=config, source="user", why="asked for by hand")
+        self.record(asked)
+        self._count(asked)
+        self._tell_of_users(trial_id)
+        self._start(asked)
+        self._queue.append(trial_id)
+        return trial_id
 
     def _attempt(self, trial: TrialState) -> TrialSpec | None:
         """The next attempt of a trial; None when it can never run, which is on record then."""

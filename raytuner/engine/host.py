@@ -22,6 +22,8 @@ __all__ = ["BATCH_SECONDS", "Host", "ProcessHost", "StopRequest"]
 
 BATCH_SECONDS = 1.0
 """A batch is sent at least this often while a trial reports."""
+STARTED_SECONDS = 0.1
+"""That a trial has started is told by then, if nothing else is: it is what its devices wait for."""
 STOP_SECONDS = 0.7
 """How long a trial that was asked to stop may take to reach the end of its step and write a checkpoint."""
 LOG_LINES = 15
@@ -129,9 +131,10 @@ class ProcessHost:
         began = time.monotonic()
         while True:
             now = time.monotonic()
-            if batch.messages and now - began >= BATCH_SECONDS:
+            longest = STARTED_SECONDS if [m["m"] for m in batch.messages] == ["started"] else BATCH_SECONDS
+            if batch.messages and now - began >= longest:
                 return batch
-            limits = [began + BATCH_SECONDS if batch.messages else None, self._stop_by, self._step_by]
+            limits = [began + longest if batch.messages else None, self._stop_by, self._step_by]
             limit = min((limit for limit in limits if limit is not None), default=None)
             for message in self._client.wait(process, None if limit is None else max(0.0, limit - now)):
                 self._take(batch, message)

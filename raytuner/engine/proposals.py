@@ -73,6 +73,11 @@ class Proposals:
         self._hear(known)
         self._search.asked(trial_id, config)
 
+    @property
+    def asked_for(self) -> str | None:
+        """The trial that the search thinks about, or has thought about without its answer being taken."""
+        return self._question[0] if self.asking else None
+
     # -- what comes back --------------------------------------------------------------------------------------------
 
     @property

@@ -19,12 +19,12 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from raytuner.engine.conductor import GOING_AWAY, Conductor
 from raytuner.engine.serverclient import ServerSpec, ensure_server
 from raytuner.engine.snapshot import search_path
-from raytuner.errors import LaunchError
+from raytuner.errors import LaunchError, SpaceError
 from raytuner.journal import Folder, Tested
 from raytuner.plan import Machine, Node, Plan
 from raytuner.training.trial import TrialSpec
@@ -239,11 +239,8 @@ class Engine:
             conductor.stop(self.interrupt.reason, "interrupted")
         elif conductor.time_is_up():
             conductor.stop("the time budget is used up")
-        for trial in self._requests():
-            if trial is None:
-                conductor.stop("stopped by `raytuner stop`", "interrupted")
-            else:
-                self._control.stop(trial, "stopped by `raytuner stop`")
+        for request in self._requests():
+            self._carry_out(request)
         if conductor.stopping is None:
             conductor.proposals.check()
         elif None not in self._stops_sent:
@@ -258,14 +255,27 @@ class Engine:
                 for attempt in conductor.leave(node):
                     self._control.stop(attempt, GOING_AWAY, by)
 
-    def _requests(self) -> list[str | None]:
-        found: list[str | None] = []
+    def _requests(self) -> list[dict[str, Any]]:
+        """What was asked for from another shell, the earliest first."""
+        found: list[dict[str, Any]] = []
         with contextlib.suppress(FileNotFoundError):
-            for entry in os.scandir(self.folder.control):
-                with contextlib.suppress(OSError, ValueError, KeyError):
-                    found.append(json.loads(Path(entry.path).read_text())["stop"])
+            for entry in sorted(os.scandir(self.folder.control), key=lambda entry: entry.name):
+                with contextlib.suppress(OSError, ValueError):
+                    found.append(json.loads(Path(entry.path).read_text()))
                 os.unlink(entry.path)
         return found
+
+    def _carry_out(self, request: dict[str, Any]) -> None:
+        match request:
+            case {"stop": None}:
+                self.conductor.stop("stopped by `raytuner stop`", "interrupted")
+            case {"stop": str(trial)}:
+                self._control.stop(trial, "stopped by `raytuner stop`")
+            case {"enqueue": dict(config)}:
+                try:
+                    self.conductor.enqueue(config)
+                except SpaceError as error:
+                    self.conductor.warnings.append(f"a configuration that was asked for cannot be tried: {error}")
 
     # -- the final check --------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ __all__ = [
     "DriverStarted",
     "Event",
     "Exploited",
+    "Extended",
     "Logged",
     "Measured",
     "Reported",
@@ -66,6 +67,25 @@ class DriverStarted(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Extended(Event):
+    """The experiment was given more to do: from here on, another definition holds."""
+
+    type: ClassVar[str] = "extended"
+    definition: dict[str, Any]
+    """The whole of it."""
+    changes: list[str] = field(default_factory=list)
+    """What is new, as sentences."""
+    anew: bool = False
+    """Whether search and scheduler begin anew, with what the earlier trials have come to."""
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By their ids, the trials that have other parameters from here on."""
+    reopened: list[str] = field(default_factory=list)
+    """Trials that had done all their steps, and may go on, since there are more now."""
+    retried: list[str] = field(default_factory=list)
+    """Failed trials that start again."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrialAsked(Event):
     """The search (or the user's defaults) proposed a configuration."""
 
@@ -73,7 +93,7 @@ class TrialAsked(Event):
     trial: str
     config: dict[str, Any]
     source: str = "search"
-    """``search`` or ``defaults``."""
+    """``search``, ``defaults``, or ``user`` for a configuration that was asked for by hand."""
     known: int = 0
     """How many observations the search had been told when it proposed this."""
     why: str = ""

@@ -14,6 +14,7 @@ from raytuner.journal.events import (
     DriverStarted,
     Event,
     Exploited,
+    Extended,
     Logged,
     Measured,
     Reported,
@@ -182,6 +183,17 @@ class ExperimentState:
     _driver_at: float = 0.0
 
     @property
+    def by_hand(self) -> int:
+        """Trials that were asked for by hand, beside the budget's."""
+        return sum(trial.source == "user" for trial in self.trials.values())
+
+    @property
+    def wanted(self) -> int | None:
+        """Trials that there are to be: the budget's, and those by hand; None without a limit."""
+        most = self.budget.get("trials")
+        return None if most is None else most + self.by_hand
+
+    @property
     def trials_an_hour(self) -> float:
         """Trials that have come to their end, for each hour of work."""
         ended = self.count("finished", "stopped", "failed", "paused")
@@ -275,6 +287,8 @@ class ExperimentState:
                 trial.phases.append(
                     Phase(event.source_step, event.config, event.source, event.source_phase, left=event.step)
                 )
+            case Extended():
+                self._extended(event)
             case Usage():
                 self._usage(event)
             case Measured():
@@ -299,6 +313,14 @@ class ExperimentState:
         self.metric, self.mode = event.objective["metric"], event.objective["mode"]
         self.select, self.max_steps = event.objective.get("select", "best"), event.objective.get("max_steps")
         self.budget = event.budget
+
+    def _extended(self, event: Extended) -> None:
+        for trial_id, config in event.configs.items():
+            trial = self.trials[trial_id]
+            trial.config, trial.phases = config, [Phase(0, config)]
+        for trial_id in event.retried:
+            trial = self.trials[trial_id]
+            trial.status, trial.reason, trial.error = "pending", "", None
 
     def _usage(self, event: Usage) -> None:
         before = self._usage_before

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from raytuner.errors import JournalError
 from raytuner.journal import Folder, Lock, replay
 
-__all__ = ["request_stop"]
+__all__ = ["request_stop", "request_trial"]
 
 WAIT_SECONDS = 10.0
+NOT_YET = "the driver has not taken the request up yet; it will when it next looks"
 
 
 def request_stop(folder: Folder, trial: str | None) -> str:
@@ -27,14 +30,26 @@ def request_stop(folder: Folder, trial: str | None) -> str:
         if state is None or state.ended:
             what = f"is {state.status}" if state is not None else "does not exist"
             raise JournalError(f"{folder.path}: only a running trial can be stopped, and {trial} {what}")
+    if not _request(folder, {"stop": trial}):
+        return NOT_YET
+    return f"trial {trial} is being stopped" if trial else "the experiment is being stopped"
+
+
+def request_trial(folder: Folder, config: Mapping[str, Any]) -> str:
+    """Ask the driver to try a configuration, which must lie in the space; returns what to tell the user."""
+    return "it is tried next" if _request(folder, {"enqueue": config}) else NOT_YET
+
+
+def _request(folder: Folder, request: dict[str, Any]) -> bool:
+    """Put a request down, and wait until the driver has taken it up; False if it has not after a while."""
     folder.control.mkdir(exist_ok=True)
     name = f"{time.time_ns()}-{os.getpid()}"
-    temporary, request = folder.path / f".{name}", folder.control / f"{name}.json"
-    temporary.write_text(json.dumps({"stop": trial}))
-    temporary.rename(request)
+    temporary, file = folder.path / f".{name}", folder.control / f"{name}.json"
+    temporary.write_text(json.dumps(request))
+    temporary.rename(file)
     limit = time.monotonic() + WAIT_SECONDS
-    while request.exists():
+    while file.exists():
         if time.monotonic() > limit:
-            return "the driver has not taken the request up yet; it will when it next looks"
+            return False
         time.sleep(0.05)
-    return f"trial {trial} is being stopped" if trial else "the experiment is being stopped"
+    return True

@@ -14,7 +14,7 @@ import time
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -28,6 +28,7 @@ from raytuner.journal import (
     DriverEnded,
     DriverStarted,
     ExperimentState,
+    Extended,
     Folder,
     JournalReader,
     JournalWriter,
@@ -42,8 +43,9 @@ from raytuner.tracking import Tracker, start_tracker
 
 if TYPE_CHECKING:
     from raytuner.analysis import Results
+    from raytuner.launch.extension import Extension
 
-__all__ = ["drive", "machine", "plan_of", "resume", "run"]
+__all__ = ["drive", "extend", "machine", "plan_of", "resume", "run"]
 
 TRACKING_SECONDS = 120.0
 """How long the driver waits at its end for MLflow to catch up."""
@@ -98,13 +100,45 @@ def plan_of(folder: Folder) -> Plan:
         ) from error
     # The folder may have been moved or renamed since.
     here = {"storage": str(folder.path.parent), "name": folder.path.name}
-    experiment = Experiment.from_yaml(folder.definition.read_text()).model_copy(update=here)
+    extended = [event for event in JournalReader(folder.journal).read() if isinstance(event, Extended)]
+    experiment = (
+        Experiment(**extended[-1].definition) if extended else Experiment.from_yaml(folder.definition.read_text())
+    ).model_copy(update=here)
     code = folder.code if folder.code.is_dir() else root
     plan = compile_plan(experiment, file=Path(file) if file else None, import_root=code, machine=machine())
     return replace(plan, import_root=root)
 
 
-def drive(plan: Plan, *, resuming: bool = False, quiet: bool = False, file: IO[str] | None = None) -> ExperimentState:
+def extend(
+    folder: str | os.PathLike[str],
+    definition: str | os.PathLike[str] | None = None,
+    *,
+    quiet: bool = False,
+    **more: Any,
+) -> Results:
+    """Give an experiment that has ended, or was interrupted, more to do, and go on with it; return its results.
+
+    definition: another definition; its own, if left out. more: as ``raytuner extend`` takes it: ``overrides``,
+    ``trials``, ``time``, ``fill``, ``retry_failed``, ``enqueue``. Raises DefinitionError and PlanError for what cannot
+    be done, before anything is started.
+    """
+    from raytuner.analysis import load as load_results
+    from raytuner.launch.extension import plan_extension
+
+    found = Folder.find(folder)
+    extension = plan_extension(found, definition, **more)
+    drive(extension.plan, resuming=True, extension=extension, quiet=quiet)
+    return load_results(found.path)
+
+
+def drive(
+    plan: Plan,
+    *,
+    resuming: bool = False,
+    extension: Extension | None = None,
+    quiet: bool = False,
+    file: IO[str] | None = None,
+) -> ExperimentState:
     """Run a plan until it ends, and return the final state. Everything is on record when this returns."""
     folder = Folder(Path(plan.storage))
     console = Console(file=open(os.devnull, "w") if quiet else file or sys.stdout, highlight=False)  # noqa: SIM115 - the console's for as long as the run
@@ -112,7 +146,7 @@ def drive(plan: Plan, *, resuming: bool = False, quiet: bool = False, file: IO[s
         _create(plan, folder, console)
     else:
         before = replay(folder, history=False)
-        if before.status == "finished":
+        if before.status == "finished" and extension is None:
             console.print(f"{before.name} has finished ({before.reason}): there is nothing to resume")
             print_summary(console, before, folder, tracking_uri=plan.tracking_uri)
             return before
@@ -123,10 +157,19 @@ def drive(plan: Plan, *, resuming: bool = False, quiet: bool = False, file: IO[s
         with contextlib.closing(JournalWriter(folder.journal)) as journal:
             state = ExperimentState(history=False)
             conductor = Conductor(plan, folder, journal, state)
-            conductor.replay(events)
-            conductor.record(_driver_started(plan, journal.segment))
+            if extension is None:
+                conductor.replay(events)
+                conductor.record(_driver_started(plan, journal.segment))
+                conductor.warnings += _changed(folder) if resuming else []
+            else:
+                _replace(plan, folder)
+                new = (_driver_started(plan, journal.segment), extension.event)
+                conductor.replay([*events, *map(journal.append, new)])
+                for note in extension.notes:
+                    console.print(f"  {note}", highlight=False, soft_wrap=True)
             conductor.take_over()
-            conductor.warnings += _changed(folder) if resuming else []
+            for config in extension.enqueue if extension is not None else ():
+                conductor.enqueue(config)
             engine = Engine(plan, folder, conductor, interrupt)
             journal.on_full = lambda path: conductor.wait_for_room() and interrupt.reason is None
             _go(plan, folder, engine, conductor, console)
@@ -209,6 +252,16 @@ def _create(plan: Plan, folder: Folder, console: Console) -> None:
     folder.definition.write_text(to_yaml(plan.experiment))
     folder.plan.write_text(json.dumps(plan.to_dict(), indent=2))
     take_snapshot(plan.import_root, folder.code, without=[folder.path.parent, folder.path])
+
+
+def _replace(plan: Plan, folder: Folder) -> None:
+    """Put another plan, and the code as it is now, in the place of what the experiment had until here."""
+    folder.definition.write_text(to_yaml(plan.experiment))
+    folder.plan.write_text(json.dumps(plan.to_dict(), indent=2))
+    if folder.code.is_dir() and changed_since(folder.code):
+        aside = next(p for n in range(1, 10**6) if not (p := folder.path / f"code.{n}").exists())
+        folder.code.rename(aside)
+        take_snapshot(plan.import_root, folder.code, without=[folder.path.parent, folder.path])
 
 
 def _is_empty(folder: Folder) -> bool:

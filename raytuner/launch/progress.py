@@ -129,6 +129,10 @@ class Progress:
     def _finished_trials(self) -> int:
         return self._state.count("finished", "stopped", "failed", "paused")
 
+    @property
+    def _wanted(self) -> int | None:
+        return self._plan.trials + self._state.by_hand if self._plan.trials else None
+
     def _elapsed(self) -> float:
         state = self._state
         return state.elapsed + (time.time() - state.drivers[-1].at if state.drivers else 0.0)
@@ -136,14 +140,14 @@ class Progress:
     def _share(self) -> float | None:
         """How much of the budget is used up: of trials or of time, whichever is further."""
         shares = []
-        if self._plan.trials:
-            shares.append(self._finished_trials() / self._plan.trials)
+        if self._wanted:
+            shares.append(self._finished_trials() / self._wanted)
         if self._plan.experiment.budget.time:
             shares.append(self._state.time_used / self._plan.experiment.budget.time)
         return min(1.0, max(shares)) if shares else None
 
     def _counts(self) -> str:
-        of = f"/{self._plan.trials}" if self._plan.trials else ""
+        of = f"/{self._wanted}" if self._wanted else ""
         return f"{self._finished_trials()}{of} trials, {self._state.steps} steps"
 
     def _times(self) -> str:

@@ -160,6 +160,27 @@ class AshaScheduler(Scheduler):
     def on_end(self, trial_id: str, status: str) -> None:
         self._ended.add(trial_id)
 
+    def adopt(self, trial_id: str, values: Mapping[int, float], *, ended: bool) -> None:
+        """It enters every rung that it has done, as it was there; what it may go on from is the last of them."""
+        rungs = sorted(values)
+        for rung in rungs:
+            check_report(trial_id, rung, values[rung])
+            self._compare(trial_id, rung, values[rung])
+            insort(self._rungs[rung], Entry(values[rung], len(self._rungs[rung]), trial_id))
+        for rung in rungs[:-1]:
+            self._promoted[rung].add(trial_id)
+        if ended:
+            self._ended.add(trial_id)
+
+    def readmit(self, trial_id: str, step: int) -> bool:
+        if step not in self._rungs:  # it stands between two rungs: nothing is in its way
+            self._promoted.get(self._settled(trial_id), set()).add(trial_id)
+            return True
+        if self.form == "promote":
+            return False
+        entry = next(entry for entry in self._rungs[step] if entry.trial_id == trial_id)
+        return self._stop(step, entry).action == "continue"
+
     def next_to_resume(self, *, fresh: bool = False) -> Resume | None:
         if self.form != "promote":
             return None

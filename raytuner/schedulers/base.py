@@ -107,6 +107,24 @@ class Scheduler(ABC):
     def on_end(self, trial_id: str, status: str) -> None:  # noqa: B027, not every scheduler keeps account
         """A trial has ended (finished, stopped or failed) and is not to be resumed, unless it reports again."""
 
+    def adopt(self, trial_id: str, values: Mapping[int, float], *, ended: bool) -> None:
+        """Takes over a trial that another scheduler has judged. Called after ``on_start``, before any report.
+
+        values: what it had come to at each deciding step of this scheduler that it has done. ended: as in ``on_end``;
+        else it stands at its last step, paused.
+        """
+        for step, value in sorted(values.items()):
+            self.on_report(trial_id, step, value)
+        if ended:
+            self.on_end(trial_id, "stopped")
+
+    def readmit(self, trial_id: str, step: int) -> bool:
+        """Whether an adopted trial that had done all its steps goes on at once, as there are more now.
+
+        step: its last. Where ``pauses`` holds and it stands at a deciding step, ``next_to_resume`` says so instead.
+        """
+        return not (self.pauses and self.decides_at(step))
+
     def next_to_resume(self, *, fresh: bool = False) -> Resume | None:
         """The paused trial to go on next, or None. The caller must resume it: the same place is not offered twice.
 

@@ -21,6 +21,7 @@ from raytuner.journal import (
     DriverStarted,
     Event,
     ExperimentState,
+    Extended,
     Folder,
     JournalReader,
     JournalWriter,
@@ -94,7 +95,14 @@ class Driver:
     """One driver's time: a conductor with its journal, and slots in threads."""
 
     def __init__(
-        self, plan: Plan, *, slots: int = 1, cut: int = 10**9, train: Any = curve, search: Search | None = None
+        self,
+        plan: Plan,
+        *,
+        slots: int = 1,
+        cut: int = 10**9,
+        train: Any = curve,
+        search: Search | None = None,
+        extended: Extended | None = None,
     ) -> None:
         self.folder = Folder(Path(plan.storage))
         events = list(JournalReader(self.folder.journal).read())
@@ -109,17 +117,19 @@ class Driver:
         self.stops = [StopRequest() for _ in range(slots)]
         self.hosts = [ThreadHost(train, stop=stop) for stop in self.stops]
         self.journal.left = cut
-        self.conductor.replay(events)
-        self.conductor.record(
-            DriverStarted(
-                name="test",
-                driver=self.journal.segment,
-                objective=plan.experiment.objective.model_dump(),
-                budget={},
-                pid=os.getpid(),
-                host="here",
-            )
+        started = DriverStarted(
+            name="test",
+            driver=self.journal.segment,
+            objective=plan.experiment.objective.model_dump(),
+            budget={},
+            pid=os.getpid(),
+            host="here",
         )
+        if extended is None:
+            self.conductor.replay(events)
+            self.conductor.record(started)
+        else:
+            self.conductor.replay([*events, self.journal.append(started), self.journal.append(extended)])
         self.conductor.take_over()
 
     def interrupt(self) -> None:
@@ -168,11 +178,11 @@ class Driver:
         return [event for event in JournalReader(self.folder.journal).read() if isinstance(event, kind)]
 
 
-def run_until_cut(plan: Plan, cut: int, train: Any = curve) -> Driver | None:
+def run_until_cut(plan: Plan, cut: int, train: Any = curve, extended: Extended | None = None) -> Driver | None:
     """A driver that has come to the end; None when it died on the way."""
     driver = None
     try:
-        driver = Driver(plan, cut=cut, train=train)
+        driver = Driver(plan, cut=cut, train=train, extended=extended)
         return driver.run()
     except CutError:
         if driver is not None:
