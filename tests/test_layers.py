@@ -111,6 +111,7 @@ def test_the_public_names() -> None:
         "RaytunerError",
         "Results",
         "Trial",
+        "extend",
         "load",
         "resume",
         "run",

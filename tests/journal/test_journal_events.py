@@ -16,6 +16,8 @@ VALUES = {
     "str": "naïve · “text”\nwith a \u2028 break",
     "str | None": "somewhere",
     "int": 17,
+    "bool": True,
+    "dict[str, dict[str, Any]]": {"000001": {"lr": 0.1}},
     "float": 1.25,
     "float | None": -0.5,
     "list[str]": ["0", "GPU-1"],
@@ -36,7 +38,7 @@ EVENTS = [cls for cls in EVENTS if issubclass(cls, Event) and cls is not Event]
 
 
 def test_all_events_are_here() -> None:
-    assert len(EVENTS) == 15
+    assert len(EVENTS) == 16
 
 
 @pytest.mark.parametrize("cls", EVENTS)
