@@ -47,6 +47,8 @@ __all__ = ["GOING_AWAY", "Conductor"]
 
 LOST_ATTEMPTS = 3
 """How often a trial is started again after it was lost without another step done in between, in one driver's time."""
+NOT_ITS_FAULT = ("lost", "disk", "killed")
+"""Kinds of errors after which a trial starts again."""
 GOING_AWAY = "its node is going away"
 AHEAD_SLOTS = 4
 """Slots from which on a proposal is prepared before one is free: with three trials under way, of which the search does
@@ -512,8 +514,8 @@ class Conductor:
             return
         if error is not None and error["kind"] == "disk":
             self._upkeep.say_room(False)  # and look again before it starts once more
-        if error is not None and error["kind"] in ("lost", "disk"):
-            self._given_up(trial, attempt, error["message"])
+        if error is not None and error["kind"] in NOT_ITS_FAULT:
+            self._given_up(trial, attempt, error["message"], error)
             return
         if error is not None and error["kind"] == "gpu_memory" and needs is not None and 0 < needs.gpu < 1:
             self._give_more(trial, attempt, needs.gpu, error["message"])
@@ -596,7 +598,7 @@ class Conductor:
             self._given_up(self.state.trials[trial_id], attempt, message)
             self._promote()
 
-    def _given_up(self, trial: TrialState, attempt: int, message: str) -> None:
+    def _given_up(self, trial: TrialState, attempt: int, message: str, error: dict[str, Any] | None = None) -> None:
         before, times = self._lost.get(trial.id, (0, 0))
         times = times + 1 if trial.step <= before else 1
         self._lost[trial.id] = (trial.step, times)
@@ -611,7 +613,7 @@ class Conductor:
             self._take_up(trial)
             return
         reason = f"{message}; that was {times} times without another step done"
-        error = {"kind": "lost", "message": reason, "traceback": ""}
+        error = {"kind": "lost", "traceback": "", **(error or {}), "message": reason}
         self.record(
             TrialEnded(trial=trial.id, attempt=attempt, status="failed", step=trial.step, reason=reason, error=error)
         )

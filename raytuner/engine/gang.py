@@ -31,7 +31,7 @@ BLAME_SECONDS = 0.5
 """How long to wait, after a rank has failed, for one that failed before it and was heard later."""
 LEAVE_SECONDS = 5.0
 """How long the other ranks may take to leave once rank 0 has finished, or their processes were killed."""
-CRASHES = ("signal", "exit", "timeout", "memory", "gpu_memory")
+CRASHES = ("signal", "killed", "exit", "timeout", "memory", "gpu_memory")
 
 
 class SeatLostError(RuntimeError):

@@ -26,6 +26,8 @@ STARTED_SECONDS = 0.1
 """That a trial has started is told by then, if nothing else is: it is what its devices wait for."""
 STOP_SECONDS = 0.7
 """How long a trial that was asked to stop may take to reach the end of its step and write a checkpoint."""
+FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
+"""What ends a process is somebody else's doing by these; by others, such as SIGSEGV, its own."""
 LOG_LINES = 15
 LOG_BYTES = 16_000
 
@@ -240,8 +242,10 @@ class ProcessHost:
         if exit.get("no_memory"):
             text = f"the system killed the trial's process in step {self._step + 1}, since there was no memory left"
             return self._ended("memory", f"{text}; the process held {exit['max_rss'] / 2**30:.1f} GiB at most")
-        hint = "; it was killed from outside, often for want of memory" if -code == signal.SIGKILL else ""
-        return self._ended("signal", f"the trial's process ended by {name} in step {self._step + 1}{hint}")
+        outside = -code in FROM_OUTSIDE
+        hint = "; it was killed from outside" if outside else ""
+        text = f"the trial's process ended by {name} in step {self._step + 1}{hint}"
+        return self._ended("killed" if outside else "signal", text)
 
     def _ended(self, kind: str, message: str) -> dict[str, Any]:
         error = {"kind": kind, "message": message, "traceback": self._log_tail()}

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import Run
+from conftest import Run, events_of
+
+from raytuner.journal import Retried
 
 pytestmark = pytest.mark.usefixtures("ray")
 
@@ -93,7 +95,7 @@ def test_a_failure_stays_with_its_trial(run: Run) -> None:
         "segfault": "signal",
         "nan": "report",
         "missing": "report",
-        "kill": "signal",
+        "kill": "killed",
     }
     raised = by_way["raise"].error
     assert raised is not None
@@ -104,6 +106,8 @@ def test_a_failure_stays_with_its_trial(run: Run) -> None:
     assert "'accuracy'" in by_way["missing"].reason
     assert "'loss' is missing" in by_way["missing"].reason
     assert by_way["nan"].value is None
+    assert by_way["kill"].reason.endswith("that was 4 times without another step done")
+    assert {event.trial for event in events_of(folder, Retried)} == {by_way["kill"].id}, "the others had their go"
 
 
 @pytest.mark.parametrize("form", ["stop", "promote"])
