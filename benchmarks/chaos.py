@@ -1,6 +1,6 @@
 """What is left after many deaths: drivers, trials and nodes are killed, at random instants and in the middle of writes.
 
-    python benchmarks/chaos.py [--kills N] [--rounds R] [--seed S] [--output FILE]
+    python benchmarks/chaos.py [--kills N] [--rounds R] [--trials N] [--seed S] [--output FILE]
 
 A round is one experiment (ASHA, its two forms in turns) on a Ray cluster of two nodes on this machine, a head that runs
 nothing and one with a single slot, tracked in MLflow. Until it has had its share of kills, its driver, the trial's
@@ -38,7 +38,7 @@ from raytuner import Trial
 from raytuner.journal import ExperimentState, Folder, JournalReader, TrialStarted, replay
 
 HERE = Path(__file__).parent
-TRIALS, STEPS, SECONDS = 60, 9, 0.25
+STEPS, SECONDS = 9, 0.25
 ORDERS = {"driver in the journal": "die-in-journal", "trial in a checkpoint": "die-in-checkpoint"}
 """A file with this name is the order to die in the middle of the next write."""
 KINDS = ("driver", "driver in the journal", "trial", "trial in a checkpoint", "node")
@@ -69,7 +69,7 @@ def die_in_checkpoint(order: Path) -> None:
     checkpoint._sealed = die
 
 
-def drive(folder: Path, form: str, seed: int) -> None:
+def drive(folder: Path, form: str, seed: int, trials: int) -> None:
     """A driver: starts the experiment, or goes on with it; dies in the middle of an event when it is told to."""
     from raytuner.definition import Experiment
     from raytuner.engine.runner import quiet_ray
@@ -100,7 +100,7 @@ def drive(folder: Path, form: str, seed: int) -> None:
         space={"x": {"type": "float", "low": -1.0, "high": 1.0}},
         search="genetic",
         scheduler={"type": "asha", "form": form, "grace_steps": 1, "reduction_factor": 3},
-        budget={"trials": TRIALS},
+        budget={"trials": trials},
         checkpoints={"every_steps": 1},
         resources={"cpu": 1, "concurrent_trials": 1},
         storage=str(folder / "results"),
@@ -118,6 +118,7 @@ class Round:
     folder: Path
     form: str
     seed: int
+    trials: int
     nodes: Any
     kills: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
     lives: int = 0
@@ -129,7 +130,7 @@ class Round:
 
     def start(self, *, seconds: float = SECONDS) -> subprocess.Popen[bytes]:
         self.lives += 1
-        command = [sys.executable, __file__, "drive", str(self.folder), self.form, str(self.seed)]
+        command = [sys.executable, __file__, "drive", str(self.folder), self.form, str(self.seed), str(self.trials)]
         environment = {"CHAOS": str(self.folder), "CHAOS_SECONDS": str(seconds), "RAY_ADDRESS": self.nodes.address}
         log = (self.folder / "drivers.log").open("ab")
         with log:
@@ -259,12 +260,13 @@ def compare(found: Round, state: ExperimentState, expected: ExperimentState) -> 
 
 def main() -> int:
     if sys.argv[1:2] == ["drive"]:
-        folder, form, seed = sys.argv[2:]
-        drive(Path(folder), form, int(seed))
+        folder, form, seed, trials = sys.argv[2:]
+        drive(Path(folder), form, int(seed), int(trials))
         return 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--trials", type=int, default=60, help="of a round's experiment")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
@@ -275,9 +277,9 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as scratch:
             for number, form in zip(range(options.rounds), itertools.cycle(("promote", "stop")), strict=False):
                 seed = options.seed + number
-                calm = Round(Path(scratch, f"calm-{number}"), form, seed, nodes)
+                calm = Round(Path(scratch, f"calm-{number}"), form, seed, options.trials, nodes)
                 calm.start(seconds=0.0).wait()
-                rough = Round(Path(scratch, f"rough-{number}"), form, seed, nodes)
+                rough = Round(Path(scratch, f"rough-{number}"), form, seed, options.trials, nodes)
                 began = time.monotonic()
                 state = rough.run(options.kills // options.rounds)
                 expected = replay(calm.results)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -236,3 +237,15 @@ def test_trials_of_a_node_that_dies_go_on_elsewhere(tmp_path: Path, nodes: Nodes
     assert 1 <= len(lost) <= 2
     assert state.steps <= 6 * 12 + 2 * len(lost), "only the step in progress is trained again"
     assert not [event for event in events_of(folder, TrialEnded) if event.status == "failed"]
+
+
+# -- all of it together ---------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_lost_whatever_is_killed() -> None:
+    """A short turn of the benchmark, which kills drivers, trials and nodes, in the middle of writes too."""
+    script = Path(__file__).parents[2] / "benchmarks" / "chaos.py"
+    command = [sys.executable, str(script), "--kills", "6", "--rounds", "1", "--trials", "14", "--seed", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "| nothing |" in done.stdout
