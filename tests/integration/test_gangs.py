@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Run, events_of, processes_of, raytuner, run_until, wait_until
 
-from raytuner.journal import Exploited, Folder, TrialStarted, replay
+from raytuner.journal import Exploited, Folder, Retried, TrialStarted, replay
 
 SHARE = {"cpu": 0.25, "gpu": 1}
 LEARNER: dict[str, Any] = {
@@ -69,7 +70,7 @@ def test_a_population_of_gangs(run: Run) -> None:
 
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_rank_that_fails_fails_the_gang_at_once(run: Run, rank: int) -> None:
-    state, _ = run(
+    state, folder = run(
         train="torch_objectives:bad",
         space={
             "way": {"type": "choice", "values": ["kill", "raise", "hang"]},
@@ -88,9 +89,12 @@ def test_a_rank_that_fails_fails_the_gang_at_once(run: Run, rank: int) -> None:
     assert ends["raise"].error is not None
     assert "raise ValueError" in ends["raise"].error["traceback"]
     assert ends["hang"].reason == "step 2 took longer than step_timeout=3s"
-    for way in ("kill", "raise"):
-        trial = ends[way]
-        assert trial.ended_at - trial.steps[-1].time < 1.5, "at once"
+    killed, raised = ends["kill"], ends["raise"]
+    again = [event.at for event in events_of(folder, Retried) if event.trial == killed.id]
+    assert len(again) == 3, "killed from outside may be nobody's fault"
+    assert raised.ended_at - raised.steps[-1].time < 1.5, "at once"
+    for before, after in pairwise([killed.steps[-1].time, *again, killed.ended_at]):
+        assert after - before < 1.5, "at once, each time"
 
 
 def drawn(folder: Folder, rank: int) -> list[list[str]]:
