@@ -234,16 +234,21 @@ def _logs(options: argparse.Namespace) -> int:
     folder = _folder(options)
     path = folder.trial(options.trial.zfill(6)) / (f"rank-{options.rank}" if options.rank else "")
     path /= "stderr.log" if options.stderr else "stdout.log"
+    folder.fetch_log(path)
     if not path.exists():
         raise JournalError(f"{path}: trial {options.trial} has written no such log; `raytuner status` lists the trials")
-    with path.open(errors="replace") as file:
-        text = file.read()
-        while text or options.follow:
-            print(text, end="", flush=True)
-            if not text:
-                time.sleep(0.2)
+    shown = 0
+    while True:
+        with path.open("rb") as file:
+            file.seek(shown)
             text = file.read()
-    return 0
+        shown += len(text)
+        print(text.decode(errors="replace"), end="", flush=True)
+        if not options.follow:
+            return 0
+        if not text:
+            time.sleep(2.0 if folder.remote else 0.2)
+            folder.fetch_log(path)
 
 
 def _why(options: argparse.Namespace) -> int:
@@ -265,10 +270,12 @@ def _stop(options: argparse.Namespace) -> int:
 
 
 def _sync(options: argparse.Namespace) -> int:
-    from raytuner.launch import plan_of
+    from raytuner.launch import plan_of, send_record
     from raytuner.tracking import sync
 
     folder = _folder(options)
+    if folder.remote is not None:
+        print(send_record(folder))
     uri = plan_of(folder).tracking_uri
     if uri is None:
         print("tracking is off for this experiment")
@@ -313,7 +320,9 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     def of_folder(command: Any) -> Any:
-        command.add_argument("dir", nargs="?", help="the experiment's folder; the newest in results/ by default")
+        command.add_argument(
+            "dir", nargs="?", help="the experiment's folder, or its address; the newest in results/ by default"
+        )
         return command
 
     of_file(add("validate", _validate, "Check a definition, with every problem in it.", json_too=True))
@@ -335,7 +344,7 @@ def _parser() -> argparse.ArgumentParser:
     of_folder(add("resume", _resume, "Go on with an interrupted experiment."))
     text = "Give an experiment more to do: trials, time, steps, another space, search or scheduler."
     command = add("extend", _extend, text)
-    command.add_argument("dir", help="the experiment's folder")
+    command.add_argument("dir", help="the experiment's folder, or its address")
     command.add_argument("file", nargs="?", help="another definition (YAML); the experiment's own by default")
     command.add_argument(
         "--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="override a field; may be repeated"
@@ -354,10 +363,10 @@ def _parser() -> argparse.ArgumentParser:
     of_folder(add("status", _status, "Show how far an experiment is.", json_too=True))
     text = "Show why a trial was proposed, went on, stopped, was copied or failed."
     command = add("why", _why, text, json_too=True)
-    command.add_argument("dir", help="the experiment's folder")
+    command.add_argument("dir", help="the experiment's folder, or its address")
     command.add_argument("trial", help="the trial's id, such as 000017 or 17")
     command = add("logs", _logs, "Show what a trial printed.")
-    command.add_argument("dir", help="the experiment's folder")
+    command.add_argument("dir", help="the experiment's folder, or its address")
     command.add_argument("trial", help="the trial's id, such as 000017 or 17")
     command.add_argument("--rank", type=int, default=0, help="of a distributed trial: this process, from 0 on")
     command.add_argument("--stderr", action="store_true", help="its error output instead")

@@ -10,6 +10,7 @@
     │   └── CheckpointError  ... by a checkpoint that cannot be written or must not be loaded
     │       └── DiskFullError    ... for want of room
     ├── JournalError         the record of an experiment cannot be read or written
+    ├── StorageError         an object store cannot be reached or used
     ├── TrackingError        the tracker cannot be used
     └── LaunchError          the driver cannot be started where it was asked to
 
@@ -33,6 +34,7 @@ __all__ = [
     "ReportError",
     "SearchError",
     "SpaceError",
+    "StorageError",
     "TrackingError",
     "TrialError",
 ]
@@ -107,6 +109,10 @@ class DiskFullError(CheckpointError):
 
 class JournalError(RaytunerError):
     """The record of an experiment cannot be read or written."""
+
+
+class StorageError(RaytunerError):
+    """An object store cannot be reached, or refuses what is asked of it."""
 
 
 class TrackingError(RaytunerError):

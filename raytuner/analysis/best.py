@@ -20,12 +20,12 @@ def best(folder: Folder) -> dict[str, Any]:
     """The best trial, by the JSON Schema ``raytuner.best/1``. Raises JournalError while no trial has a result."""
     reading = Reading.of(folder)
     trial = _best_of(reading)
-    checkpoint = reading.path_of(trial, trial.best_checkpoint)
+    checkpoint = reading.path_of(trial.best_checkpoint)
     defaults, test = reading.defaults, reading.test
     answer: dict[str, Any] = {
         "schema": "raytuner.best/1",
         "name": reading.name,
-        "folder": str(folder.path),
+        "folder": folder.where,
         "status": reading.status,
         "trial": trial.id,
         "metric": reading.state.metric,
@@ -37,7 +37,7 @@ def best(folder: Folder) -> dict[str, Any]:
             {"trial": name, "first_step": first, "last_step": last, "config": config}
             for name, first, last, config in reading.state.lineage(trial.id, trial.value_step)
         ],
-        "checkpoint": None if checkpoint is None else str(checkpoint),
+        "checkpoint": None if checkpoint is None else reading.shown(checkpoint),
         "test": None if test is None or test.error is not None else test.metrics,
         "defaults": None if defaults is None else {"trial": defaults.id, "value": defaults.value},
     }
@@ -83,12 +83,13 @@ def export(folder: Folder, target: Path) -> Path:
     """
     reading = Reading.of(folder)
     trial = _best_of(reading)
-    source = reading.path_of(trial, trial.best_checkpoint)
+    source = reading.path_of(trial.best_checkpoint)
     if source is None:
         raise CheckpointError(
             f"trial {trial.id}: no checkpoint of its best step {trial.value_step} was kept; keep them with "
             "`checkpoints: {best: true}`"
         )
+    source = folder.fetch(source)
     target = target.expanduser().absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.suffix:
@@ -101,8 +102,8 @@ def export(folder: Folder, target: Path) -> Path:
 def _best_of(reading: Reading) -> TrialState:
     if reading.state.best is None:
         raise JournalError(
-            f"{reading.folder.path}: the best trial is asked for, and none of {len(reading.state.trials)} has reported "
-            f"{reading.state.metric or 'anything'} yet; see `raytuner status {reading.folder.path}`"
+            f"{reading.folder.where}: the best trial is asked for, and none of {len(reading.state.trials)} has "
+            f"reported {reading.state.metric or 'anything'} yet; see `raytuner status {reading.folder.where}`"
         )
     return reading.state.best
 

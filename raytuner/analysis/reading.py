@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from raytuner.journal import Checkpoint, ExperimentState, Folder, Lock, Tested, TrialState, replay
+from raytuner.storage import join
 
 __all__ = ["Reading", "Savings"]
 
@@ -91,9 +92,11 @@ class Reading:
         valued = (trial for trial in self.state.trials.values() if trial.value is not None)
         return sorted(valued, key=lambda trial: sign * (trial.value or 0.0))
 
-    def path_of(self, trial: TrialState, checkpoint: Checkpoint | None) -> Path | None:
-        """Where a checkpoint lies now; None when it does not stand. The folder may have been moved since."""
-        if checkpoint is None:
-            return None
-        path = Path(checkpoint.path)
-        return path if path.exists() else self.folder.checkpoint(trial.id, checkpoint.step, checkpoint.attempt)
+    def path_of(self, checkpoint: Checkpoint | None) -> Path | None:
+        """Where a checkpoint lies now; None when it does not stand."""
+        return None if checkpoint is None else self.folder.here(checkpoint.path)
+
+    def shown(self, path: Path) -> str:
+        """What to call a path of the experiment: its address, where it lies in an object store."""
+        remote = self.folder.remote
+        return join(remote, path.relative_to(self.folder.path).as_posix()) if remote else str(path)

@@ -93,8 +93,9 @@ def _best(reading: Reading) -> list[str]:
     if best is None:
         return [*title, "No trial has reported a result."]
     lines = [*title, f"Trial {best.id}: **{reading.state.metric} {number(best.value)}** at step {best.value_step}."]
-    checkpoint = reading.path_of(best, best.best_checkpoint)
-    lines[-1] += f" Its checkpoint: `{checkpoint}`." if checkpoint else " No checkpoint of that step was kept."
+    checkpoint = reading.path_of(best.best_checkpoint)
+    kept = f"Its checkpoint: `{reading.shown(checkpoint)}`." if checkpoint else "No checkpoint of that step was kept."
+    lines[-1] += f" {kept}"
     test = reading.test
     if test is not None and test.error is not None:
         lines += ["", f"Its test failed: {test.error.get('message', 'unknown')}."]

@@ -129,7 +129,9 @@ class Results:
         trial = self.state.best
         if trial is None or trial.value is None:
             return None
-        checkpoint = self.reading.path_of(trial, trial.best_checkpoint)
+        checkpoint = self.reading.path_of(trial.best_checkpoint)
+        if checkpoint is not None:
+            checkpoint = self.folder.fetch(checkpoint)
         return BestTrial(trial.id, trial.config, trial.value, trial.value_step, checkpoint)
 
     @property

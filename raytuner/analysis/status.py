@@ -29,7 +29,7 @@ def status(folder: Folder) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "schema": "raytuner.status/1",
         "name": reading.name,
-        "folder": str(folder.path),
+        "folder": folder.where,
         "status": reading.status,
         "reason": reading.reason,
         "driver": None

@@ -46,7 +46,7 @@ def why(folder: Folder, trial_id: str) -> dict[str, Any]:
     trial = reading.state.trials.get(trial_id)
     if trial is None:
         known = f"there are {len(reading.state.trials)}, the last is {max(reading.state.trials, default='none')}"
-        raise JournalError(f"{folder.path}: the trial must be one of this experiment, got {trial_id}; {known}")
+        raise JournalError(f"{folder.where}: the trial must be one of this experiment, got {trial_id}; {known}")
     story = _Story(trial, reading.state.metric, search=_search(reading))
     for event in JournalReader(folder.journal).read():
         story.take(event)

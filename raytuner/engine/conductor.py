@@ -15,6 +15,7 @@ from raytuner.engine.batch import Batch
 from raytuner.engine.earlier import Earlier, cut_off
 from raytuner.engine.needs import Books, larger_share
 from raytuner.engine.proposals import Proposals
+from raytuner.engine.shelf import Shelf
 from raytuner.engine.upkeep import INTERRUPTED, Upkeep
 from raytuner.engine.usage import Occupancy
 from raytuner.errors import PlanError, SpaceError
@@ -58,7 +59,14 @@ not know the end either, one more changes little. With one slot, each proposal k
 class Conductor:
     """Runs the search and the scheduler of one driver's time, and keeps the record."""
 
-    def __init__(self, plan: Plan, folder: Folder, journal: JournalWriter, state: ExperimentState) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        folder: Folder,
+        journal: JournalWriter,
+        state: ExperimentState,
+        shelf: Shelf | None = None,
+    ) -> None:
         self.plan = plan
         self.experiment = plan.experiment
         self.folder = folder
@@ -93,7 +101,12 @@ class Conductor:
         self._decides = self._deciding_steps()
         self._clock: float | None = None  # begins with the first trial
         self._upkeep = Upkeep(
-            folder, state, self.record, lambda text: self.warnings.append(text), disk=self.experiment.checkpoints.disk
+            folder,
+            state,
+            self.record,
+            lambda text: self.warnings.append(text),
+            disk=self.experiment.checkpoints.disk,
+            shelf=shelf,
         )
 
     # -- starting, and starting again ---------------------------------------------------------------------------
@@ -182,11 +195,12 @@ class Conductor:
 
     def take_over(self) -> None:
         """Queue what the driver before left unfinished. Call it once this driver's start is on record."""
-        for trial in self.state.trials.values():
-            if trial.status in ("running", "pending") or trial.id in self._interrupted:
-                self._upkeep.fence(trial, trial.attempt + 2)
-                self._take_up(trial)
-                trial.attempt += 1  # one that was handed out as its driver died may be at work without a record
+        with self._upkeep.shelf.at_once():
+            for trial in self.state.trials.values():
+                if trial.status in ("running", "pending") or trial.id in self._interrupted:
+                    self._upkeep.fence(trial, trial.attempt + 2)
+                    self._take_up(trial)
+                    trial.attempt += 1  # one that was handed out as its driver died may be at work without a record
         self._promote()
 
     def _take_up(self, trial: TrialState) -> None:
@@ -456,6 +470,7 @@ class Conductor:
                 self._upkeep.keep_within_disk()
             case "removed":
                 self.record(CheckpointRemoved(trial=batch.trial, path=message["path"]))
+                self._upkeep.shelf.removed(message["path"])
             case "logged":
                 self.record(Logged(**ids, **message))
             case "warning":

@@ -21,6 +21,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from raytuner.engine.batch import Batch
 from raytuner.engine.host import ProcessHost, StopRequest
 from raytuner.engine.job import SlotJob
+from raytuner.engine.supply import open_supply
 from raytuner.training.trial import TrialSpec
 
 __all__ = ["GangHost", "SeatLostError"]
@@ -44,7 +45,9 @@ class Seat:
     def __init__(self, job: str) -> None:
         self._stop = StopRequest()
         self._attempt = ""
-        self._host = ProcessHost(SlotJob.loads(job).server, step_timeout=None, stop=self._stop)
+        loaded = SlotJob.loads(job)
+        self._supply = open_supply(loaded.storage, loaded.folder)
+        self._host = ProcessHost(loaded.server, step_timeout=None, stop=self._stop)
         self._gpus = tuple(str(gpu) for gpu in ray.get_gpu_ids())
         self._address = ray.util.get_node_ip_address()
 
@@ -60,10 +63,12 @@ class Seat:
         self._stop.clear()
         attempt = replace(TrialSpec.from_dict(json.loads(spec)), gpus=self._gpus, address=self._address)
         self._attempt = f"{attempt.trial}-{attempt.attempt}"
+        self._supply.begin(attempt)
         self._host.begin(attempt)
         messages: list[dict[str, Any]] = []
         while True:
             batch = self._host.collect()
+            self._supply.secure(batch, give_up=lambda: True)
             messages += batch.messages
             if batch.end is not None:
                 return {"end": batch.end, "at": self._host.ended_at, "messages": messages}

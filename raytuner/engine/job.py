@@ -20,6 +20,10 @@ class SlotJob:
     control: ControlAddress
     isolation: str = "process"
     step_timeout: float | None = None
+    storage: str | None = None
+    """The experiment's address in an object store; None where its folder is one that all nodes share."""
+    folder: str = ""
+    """The experiment's folder on every node."""
 
     def dumps(self) -> str:
         return json.dumps(asdict(self))

@@ -27,6 +27,7 @@ from raytuner.engine.snapshot import search_path
 from raytuner.errors import LaunchError, SpaceError
 from raytuner.journal import Folder, Tested
 from raytuner.plan import Machine, Node, Plan
+from raytuner.storage import Mirror
 from raytuner.training.trial import TrialSpec
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ class Engine:
     folder: Folder
     conductor: Conductor
     interrupt: Interrupt
+    mirror: Mirror | None = None
+    """Keeps the object store alike where the experiment lies in one."""
     _own_ray: bool = False
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "server"))
     _server: Future[subprocess.Popen[bytes] | None] | None = None
@@ -170,6 +173,8 @@ class Engine:
                 control=self._control.address,
                 isolation=self._isolation,
                 step_timeout=self.plan.experiment.step_timeout,
+                storage=self.plan.storage if self.mirror is not None else None,
+                folder=str(self.folder.path),
             )
             if not self.conductor.finished:
                 self._fit()
@@ -237,6 +242,8 @@ class Engine:
         conductor.account()
         if self.interrupt.reason is not None:
             conductor.stop(self.interrupt.reason, "interrupted")
+        elif self.mirror is not None and self.mirror.lost:
+            conductor.stop("another driver has taken the experiment over", "interrupted")
         elif conductor.time_is_up():
             conductor.stop("the time budget is used up")
         for request in self._requests():

@@ -18,6 +18,7 @@ import ray
 from raytuner.engine.control import ControlLine, Stop
 from raytuner.engine.host import Host, ProcessHost, StopRequest
 from raytuner.engine.job import SlotJob
+from raytuner.engine.supply import open_supply
 from raytuner.training.trial import TrialSpec
 
 __all__ = ["BATCH", "Slot"]
@@ -40,6 +41,8 @@ class Slot:
         self._node = ray.util.get_node_ip_address()
         self._raylet = os.getppid()
         self._stop = StopRequest()
+        self._hurry = False
+        self._supply = open_supply(self._job.storage, self._job.folder)
         self._line = ControlLine(self._job.control, self._on_stop, self._on_lost)
         self._gpus = tuple(str(gpu) for gpu in ray.get_gpu_ids())
         self._names: tuple[str | None, ...] = (None,)
@@ -73,15 +76,18 @@ class Slot:
         spec = TrialSpec.from_dict(json.loads(config["attempt"]))
         self._host.end()
         self._stop.clear()
+        self._hurry = False
         self._names = (spec.trial, f"{spec.trial}-{spec.attempt}", None)
         stop = self._line.asked(self._names)
         if stop is not None:
             self._stop.set(stop)
+        self._supply.begin(spec)
         self._host.begin(replace(spec, gpus=self._gpus))
 
     def train(self) -> dict[str, Any]:
         """The next batch of the attempt."""
         batch = self._host.collect()
+        self._supply.secure(batch, give_up=lambda: self._hurry)
         if batch.end is not None and batch.end["error"] is not None and batch.end["error"]["kind"] == "lost":
             self._end_with_node()
         place = {"node": self._node, "gpus": self._gpus, "ranks": self._ranks, "nodes": self._nodes}
@@ -98,6 +104,7 @@ class Slot:
 
     def _on_stop(self, trial: str | None, stop: Stop) -> None:
         if trial in self._names:
+            self._hurry = True
             self._stop.set(stop)
 
     def _on_lost(self) -> None:
@@ -108,3 +115,4 @@ class Slot:
         """Ray Tune needs the actor no longer."""
         self._line.close()
         self._host.end()
+        self._supply.end()

@@ -12,16 +12,19 @@ import ray
 
 from raytuner.engine.job import SlotJob
 from raytuner.engine.serverclient import ServerClient
+from raytuner.engine.supply import open_supply
 from raytuner.training.trial import TrialSpec
 
 __all__ = ["run_test_on_cluster"]
 
 
 def _run(job: str, spec: str) -> dict[str, Any]:
-    server = SlotJob.loads(job).server
-    client = ServerClient(server)
+    loaded = SlotJob.loads(job)
+    supply = open_supply(loaded.storage, loaded.folder)
+    client = ServerClient(loaded.server)
     gpus = tuple(str(gpu) for gpu in ray.get_gpu_ids())
     attempt = replace(TrialSpec.from_dict(json.loads(spec)), gpus=gpus)
+    supply.begin(attempt)
     process = client.start("test", asdict(attempt), test=True)
     while True:
         for message in client.wait(process, 60.0):

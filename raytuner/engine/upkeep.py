@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from raytuner.disk import has_room, means_full
+from raytuner.engine.shelf import Shelf
 from raytuner.errors import CheckpointError
 from raytuner.journal import CheckpointRemoved, CheckpointWritten, Event, ExperimentState, Folder, Reported, TrialState
 from raytuner.journal.state import EXPLOIT
-from raytuner.training.checkpoint import adopt_checkpoint, read_manifest, remove_checkpoint
 from raytuner.training.fence import Fence
 
 __all__ = ["INTERRUPTED", "Upkeep"]
@@ -36,8 +36,10 @@ class Upkeep:
         warn: Callable[[str], None],
         *,
         disk: float | None,
+        shelf: Shelf | None = None,
     ) -> None:
         self._folder = folder
+        self.shelf = shelf or Shelf(folder)
         self._state = state
         self._record = record
         self._warn = warn
@@ -74,18 +76,17 @@ class Upkeep:
         One that an attempt before the last wrote, and that is not on record, came after its time, and is removed.
         """
         last = trial.attempt
-        for gone in [path for path in trial.checkpoints if not Path(path).exists()]:
+        for gone in [path for path in trial.checkpoints if not self.shelf.exists(path)]:
             self._record(CheckpointRemoved(trial=trial.id, path=gone))
-        folder = self._folder.trial(trial.id) / "checkpoints"
-        for path in sorted(folder.glob("[0-9]*-[0-9]*")):
+        for path in self.shelf.found(trial.id):
             try:
-                manifest = read_manifest(path)
+                manifest = self.shelf.manifest(path)
             except CheckpointError as error:
                 self._warn(str(error))
                 continue
             attempt = manifest["attempt"]
             if str(path) not in trial.checkpoints and attempt < last:
-                remove_checkpoint(path)
+                self.shelf.remove(path)
                 continue
             trial.attempt = max(trial.attempt, attempt)
             if str(path) not in trial.checkpoints:
@@ -114,14 +115,14 @@ class Upkeep:
         attempt = trial.attempt + 1
         last = self._state.max_steps or math.inf
         for _ in range(LOOKS):
-            found = (self._folder.trial(source.id) / "checkpoints").glob("[0-9]*-[0-9]*")
-            for path in sorted(found, key=_step_and_attempt, reverse=True):
-                step, _ = _step_and_attempt(path)
-                if not trial.step <= step < last:
+            for path in sorted(self.shelf.found(source.id), key=_step_and_attempt, reverse=True):
+                step, wrote = _step_and_attempt(path)
+                stale = wrote < source.attempt and str(path) not in source.checkpoints  # by one that was given up
+                if stale or not trial.step <= step < last:
                     continue
                 target = self._folder.trial(trial.id) / "checkpoints" / f"{step:06d}-{attempt}"
                 try:
-                    size = adopt_checkpoint(path, target, trial=trial.id, attempt=attempt)
+                    size = self.shelf.adopt(path, target, trial=trial.id, attempt=attempt)
                 except CheckpointError:
                     continue
                 self._record(
@@ -150,7 +151,7 @@ class Upkeep:
         ended.sort(key=lambda t: float("inf") if t.value is None else sign * t.value, reverse=True)
         for trial in ended:
             for checkpoint in list(trial.checkpoints.values()):
-                remove_checkpoint(Path(checkpoint.path))
+                self.shelf.remove(Path(checkpoint.path))
                 self._record(CheckpointRemoved(trial=trial.id, path=checkpoint.path))
                 total -= checkpoint.bytes
             if total <= self._disk:

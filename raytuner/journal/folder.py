@@ -10,19 +10,35 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raytuner.errors import JournalError
+from raytuner.storage import (
+    Lease,
+    ObjectStore,
+    experiments_in,
+    fetch_folder,
+    is_address,
+    join,
+    pull,
+    remote_of,
+    work_folder,
+)
 
 __all__ = ["Folder", "Lock"]
 
 
 @dataclass(frozen=True)
 class Folder:
-    """The folder ``<storage>/<name>/`` of an experiment."""
+    """The folder ``<storage>/<name>/`` of an experiment; for one in an object store, where this machine works on it."""
 
     path: Path
 
     @classmethod
     def find(cls, where: str | os.PathLike[str]) -> Folder:
-        """The folder at ``where``; raises JournalError when there is no experiment in it."""
+        """The folder at ``where``; raises JournalError when there is no experiment in it.
+
+        For an address in an object store it is brought up to date first; StorageError when that cannot be reached.
+        """
+        if is_address(str(where)):
+            return cls._find_in_store(str(where))
         path = Path(where).expanduser().absolute()
         if not path.is_dir():
             raise JournalError(f"{where}: the folder of an experiment is needed, and there is no such folder")
@@ -32,6 +48,49 @@ class Folder:
             hint = f"; did you mean {', '.join(str(Path(where) / name) for name in inside[:5])}?" if inside else ""
             raise JournalError(f"{where}: the folder of an experiment is needed; no journal/ is in it{hint}")
         return folder
+
+    @classmethod
+    def _find_in_store(cls, address: str) -> Folder:
+        folder = cls(work_folder(address))
+        if folder.journal.is_dir() and Lock(folder).held_here():
+            return folder  # what its driver has here is newer than what it has sent
+        if not pull(ObjectStore(address), folder.path) and not folder.journal.is_dir():
+            inside = experiments_in(ObjectStore(address))
+            hint = f"; did you mean {', '.join(join(address, name) for name in inside[:5])}?" if inside else ""
+            raise JournalError(f"{address}: the address of an experiment is needed; no journal/ is there{hint}")
+        return folder
+
+    @property
+    def remote(self) -> str | None:
+        """The address in an object store where the experiment lies; None where this folder is the experiment's own."""
+        return remote_of(self.path)
+
+    @property
+    def where(self) -> str:
+        """What to call it on a command line."""
+        return self.remote or str(self.path)
+
+    def here(self, path: str | Path) -> Path:
+        """What a path of the record is called now: it may have been written on another machine, or before a move."""
+        path = Path(path)
+        if path.is_relative_to(self.path) or "trials" not in path.parts:
+            return path
+        below = len(path.parts) - 1 - path.parts[::-1].index("trials")
+        return self.path.joinpath(*path.parts[below:])
+
+    def fetch(self, path: Path) -> Path:
+        """A file or folder of the experiment, fetched where it lies in an object store and is not here."""
+        remote = None if path.exists() or not path.is_relative_to(self.path) else self.remote
+        if remote is not None:
+            store, key = ObjectStore(remote), path.relative_to(self.path).as_posix()
+            _ = store.download(key, path) or fetch_folder(store, key, path)
+        return path
+
+    def fetch_log(self, path: Path) -> None:
+        """Bring a log up to what the object store has of it, if the experiment lies in one."""
+        remote = self.remote
+        if remote is not None:
+            ObjectStore(remote).download_grown(path.relative_to(self.path).as_posix(), path)
 
     @property
     def journal(self) -> Path:
@@ -96,6 +155,7 @@ class Lock:
     """Held by the one driver of an experiment; the system frees it when its holder dies."""
 
     def __init__(self, folder: Folder) -> None:
+        self._folder = folder
         self._path = folder.lock
         self._file: int | None = None
 
@@ -106,8 +166,8 @@ class Lock:
             holder = os.read(fd, 200).decode(errors="replace").strip() or "another process"
             os.close(fd)
             raise JournalError(
-                f"{self._path.parent}: only one driver at a time may work on an experiment, and {holder} does; "
-                f"wait for it, or stop it with `raytuner stop {self._path.parent}`"
+                f"{self._folder.where}: only one driver at a time may work on an experiment, and {holder} does; "
+                f"wait for it, or stop it with `raytuner stop {self._folder.where}`"
             )
         os.ftruncate(fd, 0)
         os.write(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
@@ -120,7 +180,14 @@ class Lock:
             self._file = None
 
     def held_by_other(self) -> bool:
-        """True while a living driver holds the lock."""
+        """True while a living driver holds the lock, on whatever machine where the experiment is in an object store."""
+        if self.held_here():
+            return True
+        remote = self._folder.remote if self._file is None else None
+        return remote is not None and Lease.holder(ObjectStore(remote), self._folder.path) is not None
+
+    def held_here(self) -> bool:
+        """True while a living driver holds the lock of this folder."""
         if self._file is not None or not self._path.exists():
             return False
         fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)

@@ -28,7 +28,7 @@ def plan_again(folder: Folder, *, trial: str | None = None, name: str | None = N
     if found is None or found.value is None:
         which = "the best trial" if trial is None else f"trial {trial}"
         raise JournalError(
-            f"{folder.path}: {which} must have a value to be trained again, and has none; see `raytuner status`"
+            f"{folder.where}: {which} must have a value to be trained again, and has none; see `raytuner status`"
         )
     lineage = state.lineage(found.id, found.value_step)
     plan = plan_of(folder)

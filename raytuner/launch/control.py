@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from raytuner.errors import JournalError
 from raytuner.journal import Folder, Lock, replay
+from raytuner.storage import ObjectStore
 
 __all__ = ["request_stop", "request_trial"]
 
 WAIT_SECONDS = 10.0
+LOOK_SECONDS, LOOK_REMOTE_SECONDS = 0.05, 0.5
 NOT_YET = "the driver has not taken the request up yet; it will when it next looks"
 
 
@@ -23,13 +25,13 @@ def request_stop(folder: Folder, trial: str | None) -> str:
     Raises JournalError when no driver is at work, or the trial is not running.
     """
     if not Lock(folder).held_by_other():
-        raise JournalError(f"{folder.path}: no driver is at work on this experiment; there is nothing to stop")
+        raise JournalError(f"{folder.where}: no driver is at work on this experiment; there is nothing to stop")
     if trial is not None:
         trial = trial.zfill(6)
         state = replay(folder, history=False).trials.get(trial)
         if state is None or state.ended:
             what = f"is {state.status}" if state is not None else "does not exist"
-            raise JournalError(f"{folder.path}: only a running trial can be stopped, and {trial} {what}")
+            raise JournalError(f"{folder.where}: only a running trial can be stopped, and {trial} {what}")
     if not _request(folder, {"stop": trial}):
         return NOT_YET
     return f"trial {trial} is being stopped" if trial else "the experiment is being stopped"
@@ -42,14 +44,23 @@ def request_trial(folder: Folder, config: Mapping[str, Any]) -> str:
 
 def _request(folder: Folder, request: dict[str, Any]) -> bool:
     """Put a request down, and wait until the driver has taken it up; False if it has not after a while."""
-    folder.control.mkdir(exist_ok=True)
     name = f"{time.time_ns()}-{os.getpid()}"
+    remote = None if Lock(folder).held_here() else folder.remote
+    if remote is not None:
+        store, key = ObjectStore(remote), f"control/{name}.json"
+        store.write(key, json.dumps(request).encode())
+        return _wait_until(lambda: store.read(key) is None, LOOK_REMOTE_SECONDS)
+    folder.control.mkdir(exist_ok=True)
     temporary, file = folder.path / f".{name}", folder.control / f"{name}.json"
     temporary.write_text(json.dumps(request))
     temporary.rename(file)
+    return _wait_until(lambda: not file.exists(), LOOK_SECONDS)
+
+
+def _wait_until(done: Callable[[], bool], pause: float) -> bool:
     limit = time.monotonic() + WAIT_SECONDS
-    while file.exists():
+    while not done():
         if time.monotonic() > limit:
             return False
-        time.sleep(0.05)
+        time.sleep(pause)
     return True

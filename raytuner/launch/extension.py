@@ -12,7 +12,7 @@ from raytuner.definition import Experiment, load, read_config, to_plain, to_yaml
 from raytuner.errors import DefinitionError, LaunchError, PlanError, Problem
 from raytuner.journal import ExperimentState, Extended, Folder, Lock, TrialState, replay
 from raytuner.launch.control import request_trial
-from raytuner.launch.local import machine, plan_of
+from raytuner.launch.local import machine, plan_of, storage_and_name
 from raytuner.plan import Plan
 from raytuner.plan import compile as compile_plan
 from raytuner.space import Config, Space
@@ -74,7 +74,7 @@ def plan_extension(
     """
     if Lock(folder).held_by_other():
         raise LaunchError(
-            f"{folder.path}: a driver is at work on this experiment, which takes no more than --enqueue meanwhile; "
+            f"{folder.where}: a driver is at work on this experiment, which takes no more than --enqueue meanwhile; "
             "stop it first with `raytuner stop`"
         )
     before, state = plan_of(folder), replay(folder, history=False)
@@ -91,7 +91,9 @@ def plan_extension(
     sentences = [f"{path}: {old} → {new}" for path, (old, new) in changed.items()]
     if not (changed or retried or own):
         what = "no trial has failed" if retry_failed else "nothing is new"
-        raise PlanError(f"{folder.path}: an extension needs something more to do, and {what}; see `raytuner extend -h`")
+        raise PlanError(
+            f"{folder.where}: an extension needs something more to do, and {what}; see `raytuner extend -h`"
+        )
     if retried:
         sentences.append(
             f"{len(retried)} failed trial{'s' * (len(retried) > 1)} start{'s' * (len(retried) == 1)} again"
@@ -112,7 +114,7 @@ def _next_plan(folder: Folder, file: str | os.PathLike[str] | None, before: Plan
     if file is None:
         source.write_text(to_yaml(before.experiment))  # an extension that was cut off may have left another there
     root = None if file is not None else before.import_root
-    here = {"storage": str(folder.path.parent), "name": folder.path.name}
+    here = storage_and_name(folder)
     experiment = load(source, overrides, import_root=root).model_copy(update=here)
     return compile_plan(experiment, file=source if file else before.file, import_root=root, machine=machine())
 

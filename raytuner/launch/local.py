@@ -11,7 +11,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -22,6 +24,7 @@ from raytuner.definition import Experiment, to_yaml
 from raytuner.definition import load as load_definition
 from raytuner.engine.conductor import Conductor
 from raytuner.engine.runner import Engine, Interrupt, connect
+from raytuner.engine.shelf import StoreShelf
 from raytuner.engine.snapshot import changed_since, take_snapshot
 from raytuner.errors import JournalError, LaunchError, PlanError, RaytunerError
 from raytuner.journal import (
@@ -39,13 +42,14 @@ from raytuner.launch.progress import Progress
 from raytuner.launch.summary import print_summary
 from raytuner.plan import Machine, Plan
 from raytuner.plan import compile as compile_plan
+from raytuner.storage import Mirror, ObjectStore, is_address, pull, split, work_folder
 from raytuner.tracking import Tracker, start_tracker
 
 if TYPE_CHECKING:
     from raytuner.analysis import Results
     from raytuner.launch.extension import Extension
 
-__all__ = ["drive", "extend", "machine", "plan_of", "resume", "run"]
+__all__ = ["drive", "extend", "machine", "plan_of", "resume", "run", "send_record", "storage_and_name"]
 
 TRACKING_SECONDS = 120.0
 """How long the driver waits at its end for MLflow to catch up."""
@@ -86,7 +90,7 @@ def resume(folder: str | os.PathLike[str], *, quiet: bool = False) -> Results:
 
     found = Folder.find(folder)
     drive(plan_of(found), resuming=True, quiet=quiet)
-    return load_results(found.path)
+    return load_results(found.where)
 
 
 def plan_of(folder: Folder) -> Plan:
@@ -99,7 +103,7 @@ def plan_of(folder: Folder) -> Plan:
             f"{folder.plan}: the plan of the experiment is needed and cannot be read: {error}"
         ) from error
     # The folder may have been moved or renamed since.
-    here = {"storage": str(folder.path.parent), "name": folder.path.name}
+    here = storage_and_name(folder)
     extended = [event for event in JournalReader(folder.journal).read() if isinstance(event, Extended)]
     experiment = (
         Experiment(**extended[-1].definition) if extended else Experiment.from_yaml(folder.definition.read_text())
@@ -107,6 +111,28 @@ def plan_of(folder: Folder) -> Plan:
     code = folder.code if folder.code.is_dir() else root
     plan = compile_plan(experiment, file=Path(file) if file else None, import_root=code, machine=machine())
     return replace(plan, import_root=root)
+
+
+def storage_and_name(folder: Folder) -> dict[str, str]:
+    """The fields of the definition that say where the experiment lies now."""
+    if folder.remote is None:
+        return {"storage": str(folder.path.parent), "name": folder.path.name}
+    return dict(zip(("storage", "name"), split(folder.remote), strict=True))
+
+
+def _folder_of(plan: Plan) -> Folder:
+    return Folder(work_folder(plan.storage) if is_address(plan.storage) else Path(plan.storage))
+
+
+def send_record(folder: Folder) -> str:
+    """Send what a driver that was cut off has left on this machine alone; what to tell the user."""
+    assert folder.remote is not None
+    if Lock(folder).held_by_other():
+        return f"{folder.where}: its driver is at work, and sends the record itself"
+    with Lock(folder):
+        mirror = Mirror(folder.remote, folder.path)
+        mirror.start()
+        return mirror.close() or f"{folder.where}: the record is there"
 
 
 def extend(
@@ -128,7 +154,7 @@ def extend(
     found = Folder.find(folder)
     extension = plan_extension(found, definition, **more)
     drive(extension.plan, resuming=True, extension=extension, quiet=quiet)
-    return load_results(found.path)
+    return load_results(found.where)
 
 
 def drive(
@@ -140,7 +166,7 @@ def drive(
     file: IO[str] | None = None,
 ) -> ExperimentState:
     """Run a plan until it ends, and return the final state. Everything is on record when this returns."""
-    folder = Folder(Path(plan.storage))
+    folder = _folder_of(plan)
     console = Console(file=open(os.devnull, "w") if quiet else file or sys.stdout, highlight=False)  # noqa: SIM115 - the console's for as long as the run
     if not resuming:
         _create(plan, folder, console)
@@ -152,11 +178,12 @@ def drive(
             return before
     interrupt = Interrupt()
     interrupt.install()
-    with Lock(folder):
+    with Lock(folder), _mirrored(plan, folder, console, interrupt) as mirror:
         events = list(JournalReader(folder.journal).read()) if resuming else []
         with contextlib.closing(JournalWriter(folder.journal)) as journal:
             state = ExperimentState(history=False)
-            conductor = Conductor(plan, folder, journal, state)
+            shelf = StoreShelf(folder, mirror) if mirror is not None else None
+            conductor = Conductor(plan, folder, journal, state, shelf)
             if extension is None:
                 conductor.replay(events)
                 conductor.record(_driver_started(plan, journal.segment))
@@ -170,11 +197,34 @@ def drive(
             conductor.take_over()
             for config in extension.enqueue if extension is not None else ():
                 conductor.enqueue(config)
-            engine = Engine(plan, folder, conductor, interrupt)
+            engine = Engine(plan, folder, conductor, interrupt, mirror)
             journal.on_full = lambda path: conductor.wait_for_room() and interrupt.reason is None
             _go(plan, folder, engine, conductor, console)
             journal.sync()
     return state
+
+
+@contextlib.contextmanager
+def _mirrored(plan: Plan, folder: Folder, console: Console, interrupt: Interrupt) -> Iterator[Mirror | None]:
+    """Keep the object store alike, where the experiment lies in one; first of all, be the only one who does."""
+    if not is_address(plan.storage):
+        yield None
+        return
+    elsewhere = plan.tracking_uri is not None and not plan.tracking_uri.startswith("sqlite")
+    say = partial(console.print, highlight=False, soft_wrap=True)
+    asked = None  # at the end, the Ctrl-C that ended it is past
+    mirror = Mirror(
+        plan.storage, folder.path, cursors=elsewhere, say=say, keep_waiting=lambda: interrupt.reason == asked
+    )
+    mirror.start()
+    try:
+        mirror.flush()  # the nodes need the code
+        yield mirror
+    finally:
+        asked = interrupt.reason
+        problem = mirror.close()
+        if problem:
+            say(f"{problem}; go on with `raytuner resume {folder.where}`, which sends it first")
 
 
 def _go(plan: Plan, folder: Folder, engine: Engine, conductor: Conductor, console: Console) -> None:
@@ -187,8 +237,11 @@ def _go(plan: Plan, folder: Folder, engine: Engine, conductor: Conductor, consol
             tracker = start_tracker(folder, plan.tracking_uri)
 
         def more() -> tuple[str, list[str]]:
-            problem = tracker.problem() if tracker is not None else ""
-            return (f"MLflow: {problem}" if problem else ""), conductor.warnings
+            problems = {
+                "MLflow": tracker.problem() if tracker is not None else "",
+                "storage": engine.mirror.problem if engine.mirror is not None else "",
+            }
+            return "; ".join(f"{what}: {problem}" for what, problem in problems.items() if problem), conductor.warnings
 
         progress = Progress(plan, folder, file=console.file, more=more)
         progress.start()
@@ -237,15 +290,20 @@ def machine() -> Machine | None:
 
 
 def _create(plan: Plan, folder: Folder, console: Console) -> None:
+    store = ObjectStore(plan.storage) if is_address(plan.storage) else None
+    if store is not None and not Lock(folder).held_here():
+        pull(store, folder.path)
     if folder.path.exists() and any(folder.path.iterdir()):
         if not _is_empty(folder):
             raise PlanError(
-                f"{folder.path}: the name of an experiment must be new, and this one is taken; give another with "
-                f"--name, go on with `raytuner resume {shlex.quote(str(folder.path))}` (with the code as it was then), "
+                f"{plan.storage}: the name of an experiment must be new, and this one is taken; give another with "
+                f"--name, go on with `raytuner resume {shlex.quote(plan.storage)}` (with the code as it was then), "
                 "or delete the folder"
             )
         aside = next(p for n in range(1, 10**6) if not (p := folder.path.with_name(f"{folder.path.name}~{n}")).exists())
         folder.path.rename(aside)
+        if store is not None:
+            store.clear()
         console.print(f"an earlier attempt under this name never got to a step; it lies in {aside}", soft_wrap=True)
     folder.journal.mkdir(parents=True, exist_ok=True)
     folder.control.mkdir(exist_ok=True)

@@ -20,7 +20,7 @@ def print_summary(
     console: Console, state: ExperimentState, folder: Folder, *, tracking_uri: str | None, tracking_problem: str = ""
 ) -> None:
     """Best against defaults, the test, what early stopping saved, where everything lies, what to type next."""
-    where = _short(folder.path)
+    where = folder.remote or _short(folder.path)
     console.print()
     if state.best is None:
         console.print(f"[red]No trial of {len(state.trials)} reported a result.[/red]")
@@ -98,9 +98,13 @@ def _failures(console: Console, state: ExperimentState, folder: Folder) -> None:
         first = failed[0]
         console.print(
             f"  [red]failed[/red]    {len(failed)} of {len(state.trials)} trials; "
-            f"the first: {escape(first.reason)}; see {_short(folder.trial(first.id))}",
+            f"the first: {escape(first.reason)}; see {_log_of(folder, first.id)}",
             soft_wrap=True,
         )
+
+
+def _log_of(folder: Folder, trial: str) -> str:
+    return f"`raytuner logs {folder.remote} {trial}`" if folder.remote else _short(folder.trial(trial))
 
 
 def _short(path: Path) -> str:

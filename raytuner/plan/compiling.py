@@ -12,7 +12,7 @@ from raytuner.errors import DefinitionError, PlanError, Problem
 from raytuner.plan.cost import Slots, expected_steps, find_slots, most_configurations, rungs_of
 from raytuner.plan.machine import Machine, this_machine
 from raytuner.plan.needs import Needs, needs_of, varies
-from raytuner.plan.paths import absolute, storage_problems
+from raytuner.plan.paths import absolute, experiment_place, storage_problems, tracking_uri
 from raytuner.plan.plan import Plan, derived_seed
 from raytuner.schedulers import SCHEDULERS, Scheduler
 from raytuner.space import Space
@@ -66,8 +66,8 @@ def compile_plan(
         experiment=experiment,
         file=file.resolve() if file else None,
         import_root=root,
-        storage=str(Path(experiment.storage) / experiment.name),
-        tracking_uri=experiment.tracking.mlflow if experiment.tracking else None,
+        storage=experiment_place(experiment),
+        tracking_uri=tracking_uri(experiment),
         space=space,
         search_seed=derived_seed(experiment.seed, "search"),
         scheduler_seed=scheduler_seed,

@@ -40,7 +40,7 @@ class Plan:
     import_root: Path
     """The folder that comes first on the path when the user's code is imported."""
     storage: str
-    """The experiment's own folder, absolute."""
+    """The experiment's own folder, absolute, or its address in an object store."""
     tracking_uri: str | None
     """The MLflow store; None when tracking is off."""
     space: Space

@@ -131,7 +131,7 @@ def main() -> int:
     if complete and not follower.refused:
         return 0
     problem = follower.problem or follower.refused
-    sys.stderr.write(f"{problem}\nfinish later with `raytuner sync {folder.path}`\n")
+    sys.stderr.write(f"{problem}\nfinish later with `raytuner sync {folder.where}`\n")
     return 1
 
 

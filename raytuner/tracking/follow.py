@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from raytuner.disk import means_full
-from raytuner.errors import TrackingError
+from raytuner.errors import StorageError, TrackingError
 from raytuner.journal import Cursor, Folder, JournalReader, events_beyond
 from raytuner.tracking.progress import cursor_file, status_file
 from raytuner.tracking.store import MODEL, PARENT, Artifact, Run, Store, StoreAway, Update, open_store
@@ -181,6 +181,8 @@ class Follower:
         self._unless_refused(store.write, {runs[trial].id: update for trial, update in self._waiting.items()})
         for trial, update in self._waiting.items():
             for artifact in update.artifacts.values():
+                if artifact.source is not None:
+                    self._fetch(artifact.source)
                 self._unless_refused(store.upload, runs[trial], artifact)
         model = self._waiting[PARENT].model if PARENT in self._waiting else None
         name = self.translator.details.register
@@ -188,6 +190,12 @@ class Follower:
             self._unless_refused(store.register, name, runs[PARENT], MODEL, model)
         self._done = _Place(self._reader.cursor, self._uri, runs[PARENT].id)
         self._done.save(cursor_file(self._folder))
+
+    def _fetch(self, path: Path) -> None:
+        try:
+            self._folder.fetch(path)
+        except StorageError as error:
+            raise StoreAway(str(error)) from error
 
     def _unless_refused(self, action: Callable[..., None], *arguments: Any) -> None:
         """Do it; what the store will never take is left out, for it must not hold up all the rest."""

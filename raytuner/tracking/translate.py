@@ -81,7 +81,7 @@ class Translator:
             case Usage():
                 self._used(event)
             case Logged():
-                self._attach(event.trial, Artifact(_place(event.name, event.path), Path(event.path)))
+                self._attach(event.trial, Artifact(_place(event.name, event.path), self._folder.here(event.path)))
 
     def take(self) -> dict[str, Update]:
         """The updates since the last time, by trial; the parent's first."""
@@ -154,7 +154,7 @@ class Translator:
         update.params |= self.params(PARENT)
         update.tags |= {key: tag_value(value) for key, value in self.details.tags.items()}
         update.tags |= {
-            "raytuner.folder": str(self._folder.path),
+            "raytuner.folder": self._folder.where,
             "raytuner.seed": str(event.seed),
             "raytuner.budget": _budget(event.budget),
             "raytuner.versions": tag_value(", ".join(f"{name} {version}" for name, version in event.versions.items())),
@@ -198,7 +198,7 @@ class Translator:
         flavor = {**about, "checkpoint": "checkpoint", "config": "config.json"}
         # JSON is YAML, which is what MLflow reads this file as.
         card = {"artifact_path": MODEL, "flavors": {"raytuner": flavor}, "metadata": {"experiment": self.key}}
-        self._attach(PARENT, Artifact(f"{MODEL}/checkpoint", Path(checkpoint.path)))
+        self._attach(PARENT, Artifact(f"{MODEL}/checkpoint", self._folder.here(checkpoint.path)))
         self._attach(PARENT, Artifact(f"{MODEL}/config.json", text=json.dumps(best.config, indent=2, default=str)))
         self._attach(PARENT, Artifact(f"{MODEL}/MLmodel", text=json.dumps(card, indent=2, default=str)))
         self._update(PARENT).model = {f"raytuner.{name}": tag_value(value) for name, value in about.items()}

@@ -24,11 +24,14 @@ from raytuner.training.channel import ChannelClosed
 from raytuner.training.fence import Fence
 
 __all__ = [
+    "MANIFEST",
     "adopt_checkpoint",
+    "adopted_manifest",
     "load_checkpoint",
     "read_manifest",
     "remove_checkpoint",
     "sync_checkpoint",
+    "unseal_manifest",
     "verify_checkpoint",
     "write_checkpoint",
 ]
@@ -123,16 +126,20 @@ def adopt_checkpoint(source: Path, target: Path, *, trial: str, attempt: int) ->
                 shutil.copyfile(source / name, place)
             total += int(entry["bytes"])
         temporary.mkdir(parents=True, exist_ok=True)
-        origin = {"trial": manifest["trial"], "attempt": manifest["attempt"], "step": manifest["step"]}
-        own = {"trial": trial, "attempt": attempt, "reports": [], "seconds": 0.0, "origin": origin}
-        seal = temporary / MANIFEST
-        seal.write_bytes(_sealed({**manifest, **own}))
+        (temporary / MANIFEST).write_bytes(adopted_manifest(manifest, trial=trial, attempt=attempt))
         remove_checkpoint(target)
         temporary.rename(target)
         return total + (target / MANIFEST).stat().st_size
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(f"{source}: the checkpoint could not be taken over ({error})") from error
+
+
+def adopted_manifest(manifest: Mapping[str, Any], *, trial: str, attempt: int) -> bytes:
+    """What the manifest becomes of a checkpoint that another trial takes over."""
+    origin = {"trial": manifest["trial"], "attempt": manifest["attempt"], "step": manifest["step"]}
+    own = {"trial": trial, "attempt": attempt, "reports": [], "seconds": 0.0, "origin": origin}
+    return _sealed({**manifest, **own})
 
 
 def sync_checkpoint(path: Path) -> None:
@@ -159,7 +166,8 @@ def _sealed(manifest: dict[str, Any]) -> bytes:
     return b'{"sha256": "%s", %s' % (hashlib.sha256(rest).hexdigest().encode(), rest)
 
 
-def _unsealed(data: bytes) -> dict[str, Any]:
+def unseal_manifest(data: bytes) -> dict[str, Any]:
+    """The manifest that these bytes hold. Raises ValueError when they are not what was written."""
     seal, rest = data[:79], data[79:]
     if seal != b'{"sha256": "%s", ' % hashlib.sha256(rest).hexdigest().encode():
         raise ValueError(f"{MANIFEST} is not what was written")
@@ -172,7 +180,7 @@ def _unsealed(data: bytes) -> dict[str, Any]:
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest alone. Raises CheckpointError when it is missing or unreadable."""
     try:
-        return _unsealed((path / MANIFEST).read_bytes())
+        return unseal_manifest((path / MANIFEST).read_bytes())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: the checkpoint is incomplete or damaged ({error}); it is not used") from error
 

@@ -74,7 +74,7 @@ class TestSlots:
 
     def test_every_reason_is_told(self, root: Path) -> None:
         with pytest.raises(PlanError, match=r"(?s)storage.*resources\.cpu.*resources\.gpu"):
-            plan(root, Machine(1, 0), resources={"cpu": 2, "gpu": 1}, storage="s3://bucket")
+            plan(root, Machine(1, 0), resources={"cpu": 2, "gpu": 1}, storage="ftp://host/x")
 
 
 class TestCost:
@@ -157,10 +157,26 @@ class TestPaths:
         assert plan(root, tracking="none").tracking_uri is None
         assert plan(root, tracking=None).to_dict()["tracking_uri"] is None
 
-    @pytest.mark.parametrize("storage", ["s3://bucket/x", "gs://bucket", "file:///tmp/x"])
-    def test_only_folders_so_far(self, root: Path, storage: str) -> None:
-        with pytest.raises(PlanError, match=r"only folders are supported in this version.*shared"):
+    def test_an_object_store_is_worked_on_in_a_folder_of_this_machine(
+        self, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("RAYTUNER_CACHE", str(root / "cache"))
+        found = plan(root, storage="s3://bucket/x/?region=eu-west-1")
+        assert found.storage == "s3://bucket/x/digits?region=eu-west-1"
+        assert found.tracking_uri == f"sqlite:///{root}/cache/s3/bucket/x/mlflow.db"
+        assert found.experiment.tracking is not None
+        assert found.experiment.tracking.mlflow is None, "another machine has another folder"
+        assert plan(root, storage="file:///tmp/x").storage == "/tmp/x/digits"
+
+    @pytest.mark.parametrize("storage", ["ftp://host/x", "s3://", "http://host/bucket"])
+    def test_an_address_must_be_one_of_an_object_store(self, root: Path, storage: str) -> None:
+        with pytest.raises(PlanError, match=r"storage: it must be a folder, or an address that begins with s3://.*s3"):
             plan(root, storage=storage)
+
+    def test_an_address_must_not_tell_a_secret(self, root: Path) -> None:
+        with pytest.raises(PlanError, match="must not hold credentials") as error:
+            plan(root, storage="s3://key:secret@bucket/x")
+        assert "secret" not in str(error.value)
 
     def test_a_file_is_no_storage(self, root: Path) -> None:
         (root / "results").touch()
