@@ -83,7 +83,7 @@ class Experiment(BaseModel):
     env: dict[EnvName, EnvValue] = Field(default_factory=dict)
     """Environment variables of the trials."""
     storage: Storage = "results/"
-    """The folder that holds the experiment's folder."""
+    """The folder that holds the experiment's folder, or an address in an object store (s3://bucket/folder)."""
     tracking: Annotated[Tracking | None, BeforeValidator(_off, json_schema_input_type=Tracking | Literal["none"])] = (
         Field(default_factory=Tracking)
     )

@@ -122,7 +122,7 @@ def code_of(value: Any) -> Any:
 
 def _storage(value: str) -> str:
     if not value.strip():
-        raise broken_rule("storage must be a folder", remedy="write results/")
+        raise broken_rule("storage must be a folder or an address", remedy="write results/")
     if "\0" in value:
         raise broken_rule("a path cannot hold a NUL character", remedy="remove it")
     return value

@@ -137,6 +137,10 @@ class StoreSupply(Supply):
                         passed.append(message)
                 case _:
                     passed.append(message)
+        if batch.decide is not None and self._unsafe:  # the trial waits: nobody deletes anything
+            lost = ", ".join(sorted(self._unsafe))
+            text = f"{lost}: the checkpoint could not be sent, since it is not on this node; is {self._folder} its own?"
+            warnings.append({"m": "warning", "text": text})
         batch.messages[:] = passed + warnings
         if batch.end is not None or time.monotonic() - self._logs_sent > LOGS_SECONDS:
             self.end()
