@@ -134,15 +134,17 @@ def digits_ours() -> dict[str, Any]:
 
 
 def watch_ray() -> dict[str, float]:
-    """When ``ray.init`` returned (``up``) and how long ``ray.shutdown`` took, once they have."""
+    """When ``ray.init`` returned (``up``), and how long it (``init``) and ``ray.shutdown`` took, once they have."""
     import ray
 
     ray_init, ray_shutdown = ray.init, ray.shutdown
     marks: dict[str, float] = {}
 
     def init(**options: Any) -> Any:
+        began = time.time()
         result = ray_init(**options)
         marks["up"] = time.time()
+        marks["init"] = marks["up"] - began
         return result
 
     def shutdown() -> None:
@@ -154,8 +156,11 @@ def watch_ray() -> dict[str, float]:
     return marks
 
 
-def spinning(seconds: float, steps: int, trials: int) -> dict[str, Any]:
-    """Busy steps of a known length, against the same steps in two bare loops at once."""
+def spinning(seconds: float, steps: int, trials: int, megabytes: int = 0) -> dict[str, Any]:
+    """Busy steps of a known length, against the same steps in two bare loops at once.
+
+    megabytes: of a state that is checkpointed after every step.
+    """
     start_ray()
     loop = f"from workloads import spin\nfor _ in range({steps * trials // CPUS}): spin({seconds})\n"
     began_loops = time.perf_counter()
@@ -174,9 +179,10 @@ def spinning(seconds: float, steps: int, trials: int) -> dict[str, Any]:
             Path(folder),
             train="workloads:spinning",
             objective={"metric": "loss", "mode": "min", "max_steps": steps},
-            space={"x": {"type": "float", "low": 0.0, "high": 1.0}, "seconds": [seconds]},
+            space={"x": {"type": "float", "low": 0.0, "high": 1.0}, "seconds": [seconds], "megabytes": [megabytes]},
             search="random",
             budget={"trials": trials},
+            checkpoints={"every_steps": 1} if megabytes else {},
             tracking={"mlflow": f"sqlite:///{folder}/mlflow.db"},
         )
     return {**result, "ideal": ideal, "ratio": result["span"] / ideal}
@@ -195,6 +201,47 @@ def trivial(trials: int) -> dict[str, Any]:
             budget={"trials": trials},
         )
     return {**result, "after_init": result["last_end_at"] - marks["up"]}
+
+
+def resuming(trials: int) -> dict[str, Any]:
+    """A resume after so many trials, their driver killed: from the start of the process to the first trial's start,
+    less ``ray.init``. The search is ``auto``, with ASHA.
+    """
+    from raytuner.journal import Folder, JournalReader, TrialStarted, replay
+
+    with tempfile.TemporaryDirectory() as storage:
+        script = f"import overhead; overhead.long_experiment({storage!r}, {trials})"
+        driver = subprocess.Popen([sys.executable, "-c", script], cwd=HERE, stdout=subprocess.DEVNULL)
+        folder = Folder(Path(storage) / "run")
+        while not folder.journal.exists() or replay(folder, history=False).count("finished", "stopped") < trials:
+            time.sleep(0.5)
+        driver.kill()
+        driver.wait()
+        time.sleep(2.0)
+        before = sum(1 for _ in JournalReader(folder.journal).read())
+        script = (
+            "import json, overhead; marks = overhead.watch_ray(); from raytuner.launch import drive, plan_of; "
+            "from raytuner.journal import Folder; from pathlib import Path; "
+            f"drive(plan_of(Folder(Path({str(folder.path)!r}))), resuming=True, quiet=True); print(json.dumps(marks))"
+        )
+        began = time.time()
+        done = subprocess.run([sys.executable, "-c", script], cwd=HERE, stdout=subprocess.PIPE, text=True, check=True)
+        marks = json.loads(done.stdout.splitlines()[-1])
+        events = list(JournalReader(folder.journal).read())[before:]
+        first = next(event.at for event in events if isinstance(event, TrialStarted))
+    return {"seconds": first - began - marks["init"], "ray_init": marks["init"], "events": before}
+
+
+def long_experiment(storage: str, trials: int) -> None:
+    """What is resumed: trials of a few steps, some more than are waited for."""
+    ours(
+        Path(storage),
+        train="workloads:counting",
+        objective={"metric": "loss", "mode": "min", "max_steps": 9},
+        space={**SPACE, "x": {"type": "float", "low": 0.0, "high": 1.0}},
+        scheduler={"type": "asha", "min_agreement": -1},
+        budget={"trials": trials + 20},
+    )
 
 
 def memory(first: int = 100, last: int = 2000) -> dict[str, Any]:
@@ -266,6 +313,8 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "digits-ours": digits_ours,
     "steps-100ms": lambda: spinning(0.1, 20, 20),
     "steps-1s": lambda: spinning(1.0, 10, 8),
+    "steps-1s-kept": lambda: spinning(1.0, 10, 8, megabytes=10),
+    "resume-1000": lambda: resuming(1000),
     "trivial-100": lambda: trivial(100),
     "memory-2000": memory,
     "tracking-on": lambda: tracking(True),
@@ -276,6 +325,8 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
 TURNS = [
     ("digits", ["tune-expert", "digits-ours", "tune-mlflow", "tune-plain"]),
     ("steps", ["steps-100ms", "steps-1s"]),
+    ("keeping", ["steps-1s", "steps-1s-kept"]),
+    ("resume", ["resume-1000"]),
     ("trivial", ["trivial-100"]),
     ("tracking", ["tracking-off", "tracking-on"]),
     ("start", ["start-bare", "start-ours"]),
@@ -321,6 +372,12 @@ def report(found: dict[str, list[dict[str, Any]]]) -> list[str]:
     for name, goal in (("steps-100ms", "≤ 1.3"), ("steps-1s", "≤ 1.1")):
         if name in found:
             row(f"{name}: span / ideal", f"{median(found[name], 'ratio'):.2f}", goal)
+    if "steps-1s-kept" in found:
+        kept = median(found["steps-1s-kept"], "ratio")
+        row("steps-1s with 10 MB kept after each: span / ideal", f"{kept:.3f}", "")
+        row("… against no checkpoints", f"{kept / median(found['steps-1s'], 'ratio') - 1:+.1%}", "< 3%")
+    if "resume-1000" in found:
+        row("resume at 1,000 trials, beyond ray.init", f"{median(found['resume-1000']):.1f} s", "< 5 s")
     if "trivial-100" in found:
         row("100 trials of a parabola, after ray.init", f"{median(found['trivial-100'], 'after_init'):.1f} s", "< 5 s")
     if "tracking-on" in found:

@@ -20,9 +20,17 @@ def spin(seconds: float) -> None:
 
 
 def spinning(trial: Trial) -> None:
-    for _ in trial.steps():
+    megabytes = trial.config.get("megabytes", 0)
+    state = {"weights": torch.zeros(megabytes, 2**18)} if megabytes else {}
+    for _ in trial.steps(**state):
         spin(trial.config["seconds"])
         trial.report(loss=trial.config["x"])
+
+
+def counting(trial: Trial) -> None:
+    """Steps that take no time, of a curve that depends on two parameters."""
+    for step in trial.steps(count=0):
+        trial.report(loss=(trial.config["x"] - 0.3) ** 2 + trial.config["momentum"] / step)
 
 
 # -- the digits work: one epoch of a small MLP is a step of about 15 ms ------------------------------------------------

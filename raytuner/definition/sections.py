@@ -76,6 +76,8 @@ class Checkpoints(_Section):
     """Write one when this much time has passed since the last; null for never."""
     keep: Count = 1
     """The last checkpoints that a trial keeps, besides its best."""
+    trials: Count | None = None
+    """How many of the trials that have ended keep theirs, the best ones; all, if left out."""
     disk: Size | None = None
     """The disk space that the experiment's checkpoints may take together, such as 10GB."""
 

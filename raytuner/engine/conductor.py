@@ -106,6 +106,7 @@ class Conductor:
             self.record,
             lambda text: self.warnings.append(text),
             disk=self.experiment.checkpoints.disk,
+            keep=self.experiment.checkpoints.trials,
             shelf=shelf,
         )
 
@@ -467,7 +468,7 @@ class Conductor:
                 self.record(TrialStarted(**ids, **message, **place, cpu=needs.cpu, gpu=needs.gpu))
             case "checkpoint":
                 self.record(CheckpointWritten(**ids, **message))
-                self._upkeep.keep_within_disk()
+                self._upkeep.retire()
             case "removed":
                 self.record(CheckpointRemoved(trial=batch.trial, path=message["path"]))
                 self._upkeep.shelf.removed(message["path"])
@@ -509,7 +510,7 @@ class Conductor:
         if decided.action == "exploit":
             self._exploit(trial)
             self._queue.appendleft(trial.id)
-        self._upkeep.keep_within_disk()
+        self._upkeep.retire()
 
     def _ended(
         self,
@@ -542,7 +543,7 @@ class Conductor:
         self.record(event)
         if not interrupted:  # it goes on some day: search and scheduler have nothing to learn from that
             self._learn_end(trial)
-        self._upkeep.keep_within_disk()
+        self._upkeep.retire()
         if error is not None and error["kind"] == "import":
             self._give_up_all(reason)
         elif error is not None and error["kind"] == "checkpoint" and self._began_elsewhere(trial):

@@ -26,7 +26,9 @@ LOOKS = 3
 
 
 class Upkeep:
-    """Keeps the record and the checkpoints on disk in step. ``disk`` is the budget in bytes, or None."""
+    """Keeps the record and the checkpoints on disk in step. ``disk`` is the budget in bytes, ``keep`` how many trials
+    that have ended keep their checkpoints; None for no limit.
+    """
 
     def __init__(
         self,
@@ -36,6 +38,7 @@ class Upkeep:
         warn: Callable[[str], None],
         *,
         disk: float | None,
+        keep: int | None = None,
         shelf: Shelf | None = None,
     ) -> None:
         self._folder = folder
@@ -44,6 +47,7 @@ class Upkeep:
         self._record = record
         self._warn = warn
         self._disk = disk
+        self._keep = keep
         self._warned = False
         self._room = True
         self._look_again = 0.0
@@ -133,13 +137,16 @@ class Upkeep:
                 return step
         return None
 
-    def keep_within_disk(self) -> None:
-        """Delete checkpoints of trials that have ended, worst first, while the experiment's are over their budget."""
-        if self._disk is None:
+    def retire(self) -> None:
+        """Delete checkpoints of trials that have ended, the worst first: those that are too many, and what is over the
+        budget of space. Those that may still go on, or be needed by others, keep theirs, and so does the best.
+        """
+        if self._disk is None and self._keep is None:
             return
         trials = self._state.trials.values()
         total = sum(c.bytes for t in trials for c in t.checkpoints.values())
-        if total <= self._disk:
+        over = self._disk is not None and total > self._disk
+        if self._keep is None and not over:
             return
         best = self._state.best
         sign = -1.0 if self._state.mode == "max" else 1.0
@@ -148,15 +155,15 @@ class Upkeep:
             for trial in trials
             if trial.ended and trial is not best and trial.checkpoints and not trial.reason.startswith(INTERRUPTED)
         ]
-        ended.sort(key=lambda t: float("inf") if t.value is None else sign * t.value, reverse=True)
-        for trial in ended:
+        ended.sort(key=lambda t: float("inf") if t.value is None else sign * t.value)
+        spare = len(ended) if self._keep is None else self._keep - 1
+        while ended and (len(ended) > spare or (self._disk is not None and total > self._disk)):
+            trial = ended.pop()
             for checkpoint in list(trial.checkpoints.values()):
                 self.shelf.remove(Path(checkpoint.path))
                 self._record(CheckpointRemoved(trial=trial.id, path=checkpoint.path))
                 total -= checkpoint.bytes
-            if total <= self._disk:
-                return
-        if not self._warned:
+        if self._disk is not None and total > self._disk and not self._warned:
             self._warned = True
             self._warn(
                 f"the checkpoints of running trials and of the best one need {total / 1e6:.0f} MB, more than "

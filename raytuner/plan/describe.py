@@ -113,6 +113,8 @@ def _checkpoints(checkpoints: Mapping[str, Any]) -> str:
     text = f"at most {checkpoints['per_trial']} a trial"
     if checkpoints["total"] is not None:
         text += f": {checkpoints['total']:,} × the size of one"
+    if checkpoints["trials"] is not None:
+        text += f", of the best {checkpoints['trials']:,} that have ended"
     return text + (f", {format_size(checkpoints['disk'])} together" if checkpoints["disk"] else "")
 
 

@@ -130,6 +130,7 @@ class Plan:
             "checkpoints": {
                 "per_trial": kept,
                 "total": kept * self.trials if self.trials is not None else None,
+                "trials": experiment.checkpoints.trials,
                 "disk": experiment.checkpoints.disk,
             },
             "warnings": list(self.warnings),

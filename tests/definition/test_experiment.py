@@ -85,7 +85,14 @@ class TestMaking:
         plain = experiment.model_dump()
         assert plain["search"]["type"] == "auto"
         assert plain["scheduler"] == {"type": "none"}
-        assert plain["checkpoints"] == {"best": True, "every_steps": None, "every_time": 60.0, "keep": 1, "disk": None}
+        assert plain["checkpoints"] == {
+            "best": True,
+            "every_steps": None,
+            "every_time": 60.0,
+            "keep": 1,
+            "trials": None,
+            "disk": None,
+        }
         assert plain["tracking"] == {"mlflow": None, "register": None}
         assert (experiment.storage, experiment.seed, experiment.isolation) == ("results/", 0, "process")
 

@@ -112,6 +112,23 @@ def test_the_worst_give_up_their_checkpoints_first(tmp_path: Path) -> None:
     assert [len(t.checkpoints) for t in driver.trials] == [2, 0, 2, 2]
 
 
+def test_the_best_so_many_keep_theirs(tmp_path: Path) -> None:
+    losses = {1: 2.0, 2: 9.0, 3: 1.0, 4: 5.0, 5: 0.5}
+
+    def train(trial: Trial) -> None:
+        for _ in trial.steps(ballast=np.zeros(10)):
+            if trial.id == "000005":
+                raise ValueError("it fails before it has anything to keep")
+            trial.report(loss=losses[int(trial.id)])
+
+    plan = make_plan(tmp_path, checkpoints={"trials": 2}, budget={"trials": 5})
+    driver = Driver(plan, train=train).run()
+    assert [len(t.checkpoints) for t in driver.trials] == [2, 0, 2, 0, 0]
+    (tmp_path / "one").mkdir()
+    one = Driver(make_plan(tmp_path / "one", checkpoints={"trials": 1}, budget={"trials": 4}), train=train).run()
+    assert [len(t.checkpoints) for t in one.trials] == [0, 0, 2, 0], "the best, whatever comes"
+
+
 def test_a_budget_that_the_best_alone_exceeds_is_told_once(tmp_path: Path) -> None:
     driver = Driver(make_plan(tmp_path, checkpoints={"disk": "50kB"}), train=with_ballast).run()
     best = driver.state.best

@@ -106,7 +106,7 @@ def test_without_a_checkpoint_to_copy_it_goes_on_as_it_was(tmp_path: Path, monke
         shutil.rmtree(source, ignore_errors=True)
         return adopt_checkpoint(source, target, **fields)
 
-    monkeypatch.setattr("raytuner.engine.upkeep.adopt_checkpoint", gone)
+    monkeypatch.setattr("raytuner.engine.shelf.adopt_checkpoint", gone)
     plan = make_plan(tmp_path, **{**FIELDS, "objective": {"metric": "loss", "mode": "min", "max_steps": 4}})
     driver = Driver(plan, train=learn)
     driver.run()

@@ -265,7 +265,7 @@ class TestTelling:
         data = plan(root, scheduler="asha", checkpoints={"disk": "1GB", "keep": 2}).to_dict()
         assert json.loads(json.dumps(data)) == data
         assert data["schema"] == "raytuner.plan/1"
-        assert data["checkpoints"] == {"per_trial": 3, "total": 27, "disk": 10**9}
+        assert data["checkpoints"] == {"per_trial": 3, "total": 27, "trials": None, "disk": 10**9}
         assert data["space"] == {"parameters": 2, "constraints": 0, "size": None}
         assert data["rungs"][0] == {"step": 1, "expected_trials": 9.0}
         assert (
