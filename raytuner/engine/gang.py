@@ -63,7 +63,7 @@ class Seat:
         self._stop.clear()
         attempt = replace(TrialSpec.from_dict(json.loads(spec)), gpus=self._gpus, address=self._address)
         self._attempt = f"{attempt.trial}-{attempt.attempt}"
-        self._supply.begin(attempt)
+        self._supply.begin(attempt, give_up=lambda: self._stop.pending)
         self._host.begin(attempt)
         messages: list[dict[str, Any]] = []
         while True:

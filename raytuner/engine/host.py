@@ -68,6 +68,11 @@ class StopRequest:
             stop = self._asked.popleft()
         return stop
 
+    @property
+    def pending(self) -> bool:
+        """Whether something was asked for that nobody has taken yet."""
+        return bool(self._asked or self._failures)
+
     def fileno(self) -> int:
         return self._reader.fileno()
 

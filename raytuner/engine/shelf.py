@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from raytuner.errors import CheckpointError, StorageError
+from raytuner.errors import CheckpointError
 from raytuner.journal import Folder
 from raytuner.storage import Mirror
 from raytuner.training.checkpoint import (
@@ -56,7 +56,9 @@ class Shelf:
 
 
 class StoreShelf(Shelf):
-    """Checkpoints in a store, by the paths that they have where they are worked with."""
+    """Checkpoints in a store, by the paths that they have where they are worked with. A store that is away is waited
+    for; StorageError comes when that was given up.
+    """
 
     def __init__(self, folder: Folder, mirror: Mirror) -> None:
         super().__init__(folder)
@@ -66,7 +68,7 @@ class StoreShelf(Shelf):
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        self._all = list(self._store.below("trials"))
+        self._all = self._keys(self._folder.path / "trials")
         try:
             yield
         finally:
@@ -74,20 +76,21 @@ class StoreShelf(Shelf):
 
     def _keys(self, folder: Path) -> list[str]:
         key = self._mirror.key(folder)
-        return list(self._store.below(key)) if self._all is None else [k for k in self._all if k.startswith(f"{key}/")]
+        if self._all is not None:
+            return [k for k in self._all if k.startswith(f"{key}/")]
+        return list(self._mirror.insist(lambda: self._store.below(key)))
 
     def exists(self, path: str) -> bool:
         if not Path(path).is_relative_to(self._folder.path):
             return False  # as another machine calls it
-        key = self._mirror.key(Path(path) / MANIFEST)
-        return key in self._keys(Path(path))
+        return self._mirror.key(Path(path) / MANIFEST) in self._keys(Path(path))
 
     def found(self, trial: str) -> list[Path]:
         keys = self._keys(self._folder.trial(trial) / "checkpoints")
         return sorted({self._folder.path / Path(key).parent for key in keys if key.endswith(f"/{MANIFEST}")})
 
     def manifest(self, path: Path) -> dict[str, Any]:
-        data = self._store.read(self._mirror.key(path / MANIFEST))
+        data = self._mirror.insist(lambda: self._store.read(self._mirror.key(path / MANIFEST)))
         if data is None:
             raise CheckpointError(f"{path}: the checkpoint is gone from {self._store.address}")
         try:
@@ -105,10 +108,14 @@ class StoreShelf(Shelf):
     def adopt(self, source: Path, target: Path, *, trial: str, attempt: int) -> int:
         manifest = self.manifest(source)
         sealed = adopted_manifest(manifest, trial=trial, attempt=attempt)
-        try:
+
+        def copy() -> None:
             for name in manifest["files"]:
                 self._store.copy(self._mirror.key(source / name), self._mirror.key(target / name))
             self._store.write(self._mirror.key(target / MANIFEST), sealed)
-        except (FileNotFoundError, StorageError) as error:
+
+        try:
+            self._mirror.insist(copy)
+        except FileNotFoundError as error:
             raise CheckpointError(f"{source}: the checkpoint could not be taken over ({error})") from error
         return sum(int(entry["bytes"]) for entry in manifest["files"].values()) + len(sealed)

@@ -42,8 +42,8 @@ class Slot:
         self._raylet = os.getppid()
         self._stop = StopRequest()
         self._hurry = False
-        self._supply = open_supply(self._job.storage, self._job.folder)
         self._line = ControlLine(self._job.control, self._on_stop, self._on_lost)
+        self._supply = open_supply(self._job.storage, self._job.folder)
         self._gpus = tuple(str(gpu) for gpu in ray.get_gpu_ids())
         self._names: tuple[str | None, ...] = (None,)
         self._ranks: list[dict[str, Any]] = []
@@ -80,8 +80,9 @@ class Slot:
         self._names = (spec.trial, f"{spec.trial}-{spec.attempt}", None)
         stop = self._line.asked(self._names)
         if stop is not None:
+            self._hurry = True
             self._stop.set(stop)
-        self._supply.begin(spec)
+        self._supply.begin(spec, give_up=lambda: self._hurry)
         self._host.begin(replace(spec, gpus=self._gpus))
 
     def train(self) -> dict[str, Any]:

@@ -13,17 +13,20 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from raytuner.engine.batch import Batch
 from raytuner.engine.snapshot import MANIFEST as SNAPSHOT
-from raytuner.errors import CheckpointError, StorageError
+from raytuner.errors import CheckpointError, StorageError, TrialError
 from raytuner.storage import ObjectStore, fetch_folder
 from raytuner.training.checkpoint import MANIFEST, read_manifest, remove_checkpoint, verify_checkpoint
 from raytuner.training.trial import TrialSpec
 
 __all__ = ["StoreSupply", "Supply", "open_supply"]
+
+T = TypeVar("T")
 
 LOGS_SECONDS = 10.0
 """How often a trial's output is sent while it goes on."""
@@ -35,8 +38,8 @@ LOGS = ("stdout.log", "stderr.log")
 class Supply:
     """The experiment's folder is one that all nodes share: there is nothing to do."""
 
-    def begin(self, spec: TrialSpec) -> None:
-        """Fetch what an attempt starts with."""
+    def begin(self, spec: TrialSpec, *, give_up: Callable[[], bool]) -> None:
+        """Fetch what an attempt starts with; a store that is away is waited for. Raises TrialError to give that up."""
 
     def secure(self, batch: Batch, *, give_up: Callable[[], bool]) -> None:
         """Send what the batch tells of, before it is passed on; again and again where the store is away.
@@ -60,7 +63,7 @@ class StoreSupply(Supply):
         self._held: list[dict[str, Any]] = []
         self._logs: dict[Path, int] = {}
         self._logs_sent = 0.0
-        self._fetch_code()
+        self._insist(self._fetch_code, give_up=lambda: False)
 
     def _key(self, path: Path) -> str:
         return path.relative_to(self._folder).as_posix()
@@ -80,15 +83,15 @@ class StoreSupply(Supply):
 
     # -- before an attempt ------------------------------------------------------------------------------------------
 
-    def begin(self, spec: TrialSpec) -> None:
+    def begin(self, spec: TrialSpec, *, give_up: Callable[[], bool]) -> None:
         self.end()
         self._spec = spec
         self._unsafe, self._held = set(), []
-        for path in map(Path, spec.checkpoints):
-            if self._have(path):
-                break
+        if self._insist(lambda: any(self._have(Path(path)) for path in spec.checkpoints), give_up) is None:
+            raise TrialError(f"{self._store.address}: it is away, and there is no time to wait for a checkpoint")
         for log in (spec.logs / name for name in LOGS if spec.attempt > 1):
-            self._store.download_grown(self._key(log), log)
+            with suppress(StorageError):
+                self._store.download_grown(self._key(log), log)
 
     def end(self) -> None:
         if self._spec is not None:
@@ -120,10 +123,16 @@ class StoreSupply(Supply):
     def secure(self, batch: Batch, *, give_up: Callable[[], bool]) -> None:
         passed: list[dict[str, Any]] = []
         warnings: list[dict[str, Any]] = []
+
+        def told(problem: str) -> None:
+            if not warnings:
+                text = f"trial {batch.trial} had to wait, for what it keeps could not be sent: {problem}"
+                warnings.append({"m": "warning", "text": text})
+
         for message in batch.messages:
             match message["m"]:
                 case "checkpoint":
-                    if self._insist(self._send_checkpoint, Path(message["path"]), warnings, give_up):
+                    if self._insist(partial(self._send_checkpoint, Path(message["path"])), give_up, told):
                         passed += [message, *self._held]
                         self._held = []
                     else:
@@ -133,7 +142,7 @@ class StoreSupply(Supply):
                         (self._held if self._unsafe else passed).append(message)
                     self._unsafe.discard(message["path"])
                 case "logged":
-                    if self._insist(self._send_file, Path(message["path"]), warnings, give_up):
+                    if self._insist(partial(self._send_file, Path(message["path"])), give_up, told):
                         passed.append(message)
                 case _:
                     passed.append(message)
@@ -148,19 +157,17 @@ class StoreSupply(Supply):
             self._tidy(Path(self._spec.dir) / "checkpoints")
 
     def _insist(
-        self, send: Callable[[Path], bool], path: Path, warnings: list[dict[str, Any]], give_up: Callable[[], bool]
-    ) -> bool:
-        """Send it, however long that takes; False where it is gone, or there is no time."""
+        self, action: Callable[[], T], give_up: Callable[[], bool], told: Callable[[str], None] = lambda text: None
+    ) -> T | None:
+        """Do it, however long the store is away; None where there is no time for that. told: hears why, once."""
         pause, longest = AGAIN_SECONDS
         while True:
             try:
-                return send(path)
+                return action()
             except StorageError as error:
-                if not warnings:
-                    text = f"{path}: its trial had to wait, for this could not be sent: {error}"
-                    warnings.append({"m": "warning", "text": text})
+                told(str(error))
                 if give_up():
-                    return False
+                    return None
                 time.sleep(pause)
                 pause = min(2 * pause, longest)
 
@@ -172,7 +179,7 @@ class StoreSupply(Supply):
             manifest = read_manifest(path)
             for name in manifest["files"]:
                 (linked / name).parent.mkdir(parents=True, exist_ok=True)
-                os.link(path / name, linked / name)
+                _link(path / name, linked / name)
             for name in manifest["files"]:
                 self._store.upload(linked / name, f"{self._key(path)}/{name}")
             self._store.upload(path / MANIFEST, f"{self._key(path)}/{MANIFEST}")
@@ -202,6 +209,16 @@ class StoreSupply(Supply):
         for path in checkpoints.glob("[0-9]*-[0-9]*"):
             if str(path) not in self._unsafe:
                 remove_checkpoint(path)
+
+
+def _link(file: Path, link: Path) -> None:
+    """Raises FileNotFoundError when the file is gone."""
+    try:
+        os.link(file, link)
+    except FileNotFoundError:
+        raise
+    except OSError:  # a file system without links
+        shutil.copyfile(file, link)
 
 
 def open_supply(address: str | None, folder: str) -> Supply:

@@ -24,7 +24,7 @@ def _run(job: str, spec: str) -> dict[str, Any]:
     client = ServerClient(loaded.server)
     gpus = tuple(str(gpu) for gpu in ray.get_gpu_ids())
     attempt = replace(TrialSpec.from_dict(json.loads(spec)), gpus=gpus)
-    supply.begin(attempt)
+    supply.begin(attempt, give_up=lambda: False)
     process = client.start("test", asdict(attempt), test=True)
     while True:
         for message in client.wait(process, 60.0):

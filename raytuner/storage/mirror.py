@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from raytuner.errors import StorageError
 from raytuner.storage.lease import Lease
@@ -17,11 +18,14 @@ from raytuner.storage.record import JournalSender, mark, pull
 
 __all__ = ["Mirror"]
 
+T = TypeVar("T")
+
 JOURNAL_SECONDS = 1.0
 """How often what is new in the journal is sent."""
 REQUESTS_SECONDS = 2.0
 FILES_SECONDS = 5.0
 FILES = ("experiment.yaml", "plan.json", "report.md", "server.log", "tracking.log")
+AGAIN_SECONDS = 1.0
 ENDING_SECONDS = 30.0
 """How long the end waits for a store that is away."""
 
@@ -74,6 +78,17 @@ class Mirror:
         self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
         self._thread.start()
 
+    def insist(self, action: Callable[[], T]) -> T:
+        """Do something with the store, again and again while it is away, and nobody has asked for the end."""
+        while True:
+            try:
+                return action()
+            except StorageError as error:
+                self.problem = str(error)
+                if not self._keep_waiting():
+                    raise
+                time.sleep(AGAIN_SECONDS)
+
     def remove(self, folder: Path) -> None:
         """Delete what the store has of a folder; soon."""
         self._removals.put(folder)
@@ -96,7 +111,7 @@ class Mirror:
             try:
                 self._send(everything=True)
                 break
-            except StorageError as error:
+            except (StorageError, OSError) as error:
                 self.problem = str(error)
                 if time.monotonic() > limit or not self._keep_waiting():
                     break
@@ -112,8 +127,8 @@ class Mirror:
             try:
                 self._send()
                 self.problem = ""
-            except StorageError as error:
-                self.problem = str(error)
+            except Exception as error:  # whatever it is, the next turn tries again, and it is shown
+                self.problem = str(error) if isinstance(error, StorageError) else repr(error)
 
     def _send(self, *, everything: bool = False) -> None:
         assert self._sender is not None
@@ -148,7 +163,10 @@ class Mirror:
         control = self._folder / "control"
         for key in self.store.below("control"):
             control.mkdir(exist_ok=True)
-            self.store.download(key, control / Path(key).name)
+            name = Path(key).name
+            # Not within control/, where the driver takes whatever it finds.
+            if self.store.download(key, self._folder / f".{name}"):
+                (self._folder / f".{name}").rename(control / name)
             self.store.remove([key])
 
     def _remove_doomed(self) -> None:

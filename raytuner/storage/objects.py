@@ -95,20 +95,20 @@ class ObjectStore:
                 return []
         return sorted(info.base_name for info in infos)
 
-    def read(self, key: str) -> bytes | None:
-        """An object's bytes; None when there is no such object."""
+    def read(self, key: str, *, most: int | None = None) -> bytes | None:
+        """An object's bytes, at most so many; None when there is no such object."""
         with self._errors("read"):
             try:
-                return self._whole(key)
+                return self._bytes(key, most)
             except FileNotFoundError:
                 return None
 
-    def _whole(self, key: str) -> bytes:
-        """All of an object; again, where it was replaced or deleted between the look at its size and the reading."""
+    def _bytes(self, key: str, most: int | None) -> bytes:
+        """Read an object; again, where it was replaced or deleted between the look at its size and the reading."""
         for last in (False, True):
             try:
                 with self._fs.open_input_stream(self._path(key)) as stream:
-                    return bytes(stream.read())
+                    return bytes(stream.read(most))
             except FileNotFoundError:
                 raise
             except OSError:

@@ -17,6 +17,7 @@ from raytuner.storage.objects import ObjectStore, StoredObject
 __all__ = ["JournalSender", "experiments_in", "fetch_folder", "mark", "pull", "remote_of"]
 
 PIECE_BYTES = 256 * 1024
+HEAD_BYTES = 2048
 MARK = ".storage"
 """The file in a working folder that names the address whose copy it is."""
 FETCHED = ("experiment.yaml", "plan.json", "report.md")
@@ -52,8 +53,11 @@ def pull(store: ObjectStore, folder: Path) -> bool:
     pieces = _pieces(store)
     if not pieces:
         return False
-    mark(folder, store.address)
     journal = folder / "journal"
+    first = journal / f"{min(pieces)}.jsonl"
+    if first.exists() and not _begins_alike(store, first):  # another experiment had this name here
+        folder.rename(next(p for n in range(1, 10**6) if not (p := folder.with_name(f"{folder.name}~{n}")).exists()))
+    mark(folder, store.address)
     journal.mkdir(exist_ok=True)
     news = False
     for segment, objects in pieces.items():
@@ -73,6 +77,7 @@ def fetch_folder(store: ObjectStore, key: str, target: Path, *, instead: Path | 
     if not objects:
         return False
     temporary = target.with_name(f".{target.name}.{os.getpid()}.fetched")
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         for name, entry in ((Path(name).relative_to(key), entry) for name, entry in objects.items()):
             near = instead / name if instead is not None else None
@@ -84,8 +89,8 @@ def fetch_folder(store: ObjectStore, key: str, target: Path, *, instead: Path | 
                 and name.name != "manifest.json"
             ):
                 os.link(near, temporary / name)
-            else:
-                store.download(f"{key}/{name.as_posix()}", temporary / name)
+            elif not store.download(f"{key}/{name.as_posix()}", temporary / name):
+                return False  # it is being deleted
         if target.exists():
             shutil.rmtree(target)
         temporary.rename(target)
@@ -102,6 +107,15 @@ def _pieces(store: ObjectStore) -> dict[str, dict[int, StoredObject]]:
         if len(parts) == 2 and all(part.isdigit() for part in parts):
             found.setdefault(parts[0], {})[int(parts[1])] = entry
     return {segment: dict(sorted(found[segment].items())) for segment in sorted(found)}
+
+
+def _begins_alike(store: ObjectStore, segment: Path) -> bool:
+    """Whether a segment is the store's, or one of another experiment: they begin with when and by whom it was begun."""
+    with segment.open("rb") as file:
+        ours = file.read(HEAD_BYTES)
+    theirs = store.read(_key(segment, 0), most=HEAD_BYTES) or b""
+    length = min(len(ours), len(theirs))
+    return ours[:length] == theirs[:length]
 
 
 def _fetch_segment(store: ObjectStore, path: Path, pieces: dict[int, StoredObject], *, last: bool) -> bool:

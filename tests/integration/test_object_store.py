@@ -326,3 +326,18 @@ def test_asked_to_stop_from_another_machine(address: str, tmp_path: Path, monkey
     assert [json.loads(ObjectStore(place).read("plan.json") or b"{}")["storage"]] == [place]
     assert not ObjectStore(place).below("lock"), "and the lease is free at once"
     assert events_of(here, DriverStarted)
+
+
+def test_another_experiment_of_the_same_name_does_not_mix_with_what_was_here(address: str, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    for first in (1, 100):
+        store = ObjectStore(address)
+        store.clear()
+        writer = write_events(tmp_path / str(first) / "journal", first, 3 if first == 1 else 5)
+        writer.close()
+        mirror = Mirror(address, tmp_path / str(first))
+        mirror.start()
+        assert mirror.close() == ""
+        assert pull(store, here)
+    assert steps_in(here) == [100, 101, 102, 103, 104]
+    assert steps_in(tmp_path / "here~1") == [1, 2, 3]
