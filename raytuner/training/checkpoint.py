@@ -154,7 +154,12 @@ def sync_checkpoint(path: Path) -> None:
 def _write_state(folder: Path, state: Mapping[str, Any]) -> None:
     torch = sys.modules.get("torch")
     if torch is not None:
-        torch.save(dict(state), folder / "state.pt")
+        crc32 = torch.serialization.get_crc32_options()
+        torch.serialization.set_crc32_options(False)  # milliseconds, for what the SHA-256 sums tell better
+        try:
+            torch.save(dict(state), folder / "state.pt")
+        finally:
+            torch.serialization.set_crc32_options(crc32)
     else:
         with (folder / "state.pkl").open("wb") as file:
             pickle.dump(dict(state), file, protocol=pickle.HIGHEST_PROTOCOL)
