@@ -67,6 +67,8 @@ def _setup(reading: Reading) -> list[str]:
     trials, seconds = state.budget.get("trials"), state.budget.get("time")
     budget = [] if trials is None else [count(trials, "trial")]
     budget += [] if seconds is None else [duration(seconds)]
+    hours = state.budget.get("gpu_hours")
+    budget += [] if hours is None else [f"{hours:g} GPU-hours"]
     steps = f", at most {count(state.max_steps, 'step')} a trial" if state.max_steps else ""
     rows = [
         ("objective", f"{state.mode} `{state.metric}`, a trial's {state.select} step{steps}" if state.metric else ""),

@@ -41,7 +41,11 @@ def status(folder: Folder) -> dict[str, Any]:
             "select": state.select,
             "max_steps": state.max_steps,
         },
-        "budget": {"trials": state.budget.get("trials"), "time": state.budget.get("time")},
+        "budget": {
+            "trials": state.budget.get("trials"),
+            "time": state.budget.get("time"),
+            "gpu_hours": state.budget.get("gpu_hours"),
+        },
         "trials_wanted": state.wanted,
         "trials": {name: state.count(name) for name in _STATUSES},
         "steps": {"trained": savings.trained, "full": savings.full, "saved": savings.saved},

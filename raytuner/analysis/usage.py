@@ -15,13 +15,19 @@ GIB = 2**30
 
 
 def usage(state: ExperimentState) -> dict[str, Any] | None:
-    """Device-seconds (``total``, ``busy``, and ``idle`` by reason), the ``devices`` and ``trials_an_hour``; None before
-    anything was recorded.
+    """Device-seconds (``total``, ``busy``, and ``idle`` by reason), ``gpu_hours``, the ``devices`` and
+    ``trials_an_hour``; None before anything was recorded.
     """
     found = state.usage
     if found is None or found.total <= 0:
         return None
-    parts = {"unit": found.unit, "total": found.total, "busy": found.busy, "idle": found.idle}
+    parts = {
+        "gpu_hours": state.gpu_hours,
+        "unit": found.unit,
+        "total": found.total,
+        "busy": found.busy,
+        "idle": found.idle,
+    }
     return {**parts, "devices": found.devices, "trials_an_hour": state.trials_an_hour}
 
 
@@ -35,7 +41,8 @@ def usage_lines(found: Mapping[str, Any] | None) -> list[str]:
     named = [f"{seconds:,.0f} s for {reason}" for reason, seconds in idle if seconds >= 0.5]
     line = f"{found['busy'] / found['total']:.0%} of the {found['unit']}s' time used"
     line += f", idle {', '.join(named)}" if named else ""
-    lines = [f"{line}; {found['trials_an_hour']:,.0f} trials an hour"]
+    hours = f"; {found['gpu_hours']:,.2f} GPU-hours" if found["gpu_hours"] else ""
+    lines = [f"{line}; {found['trials_an_hour']:,.0f} trials an hour{hours}"]
     several = len({device["node"] for device in found["devices"]}) > 1
     devices = [
         f"{device['node'] + '/' if several else ''}{device['gpu']}: {device['use']:.0%}, "

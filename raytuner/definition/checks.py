@@ -53,11 +53,16 @@ def cross_problems(parts: Parts) -> list[Problem]:
     problems += _component_problems(parts)
     budget = parts.budget
     population = parts.scheduler.population if isinstance(parts.scheduler, PbtOptions) else None
-    unbounded = budget and budget.trials is None and budget.time is None and population is None
+    limits = (budget.trials, budget.time, budget.gpu_hours) if budget else ()
+    unbounded = budget and limits == (None, None, None) and population is None
     # A scheduler that is wrong may have a population all the same.
     if parts.search and parts.scheduler and unbounded and _type(parts.search) != "grid":
-        rule, remedy = "a budget of trials, time or both is needed", "write budget: {trials: 50} or {time: 30m}"
-        problems.append(Problem("budget", rule, "neither", remedy))
+        rule, remedy = "a budget is needed, of trials, time or gpu_hours", "write budget: {trials: 50} or {time: 30m}"
+        problems.append(Problem("budget", rule, "none", remedy))
+    resources = parts.resources
+    if budget and budget.gpu_hours is not None and resources and resources.gpu == 0:
+        rule, remedy = "there must be GPUs to count the hours of", "set resources.gpu, or give trials or time instead"
+        problems.append(Problem("budget.gpu_hours", rule, f"{budget.gpu_hours:g} with resources.gpu 0", remedy))
     if budget and population is not None and budget.trials not in (None, population):
         rule = f"with pbt, the trials are the population, which is {population}"
         remedy = f"leave it out, or set scheduler.population to {budget.trials}"

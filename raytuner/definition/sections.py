@@ -41,6 +41,8 @@ class Budget(_Section):
     """Trials that are started at most."""
     time: Duration | None = None
     """Time after which running trials write a checkpoint and stop: 30m, 1h30m, 2d, or seconds."""
+    gpu_hours: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    """Hours of GPUs that trials may hold in all, after which they stop in the same way."""
 
 
 class Resources(_Section):

@@ -678,9 +678,14 @@ class Conductor:
             return "start-up"
         return "rung" if self.state.count("paused") else "ending"
 
-    def time_is_up(self) -> bool:
-        limit = self.experiment.budget.time
-        return limit is not None and self.time_used >= limit
+    def used_up(self) -> str:
+        """Which budget of time or GPU-hours is used up, as a sentence; empty while none is."""
+        time_limit, gpu_hours = self.experiment.budget.time, self.experiment.budget.gpu_hours
+        if time_limit is not None and self.time_used >= time_limit:
+            return "the time budget is used up"
+        if gpu_hours is not None and self.state.gpu_hours + self.usage.unrecorded / 3600 >= gpu_hours:
+            return f"the budget of {gpu_hours:g} GPU-hours is used up"
+        return ""
 
     def wait_for_room(self) -> bool:
         """Say that the disk is full."""

@@ -244,8 +244,8 @@ class Engine:
             conductor.stop(self.interrupt.reason, "interrupted")
         elif self.mirror is not None and self.mirror.lost:
             conductor.stop("another driver has taken the experiment over", "interrupted")
-        elif conductor.time_is_up():
-            conductor.stop("the time budget is used up")
+        elif spent := conductor.used_up():
+            conductor.stop(spent)
         for request in self._requests():
             self._carry_out(request)
         if conductor.stopping is None:

@@ -22,7 +22,7 @@ class Occupancy:
 
     def __init__(self, books: Books) -> None:
         self._books = books
-        self._busy = self._total = 0.0
+        self._busy = self._total = self._busy_recorded = 0.0
         self._idle: dict[str, float] = dict.fromkeys(REASONS, 0.0)
         self._last: float | None = None
         self._recorded = 0.0
@@ -43,11 +43,16 @@ class Occupancy:
         self._idle["start-up"] += seconds * starting
         self._idle[reason] += seconds * max(0.0, total - busy - starting)
 
+    @property
+    def unrecorded(self) -> float:
+        """Device-seconds in which trials had the devices, since the account was last written down."""
+        return self._busy - self._busy_recorded
+
     def due(self, *, last: bool = False) -> Usage | None:
         """What is to be recorded now, if something is."""
         if self._last is None or (not last and self._last - self._recorded < RECORD_SECONDS):
             return None
-        self._recorded = self._last
+        self._recorded, self._busy_recorded = self._last, self._busy
         idle = {reason: round(seconds, 3) for reason, seconds in self._idle.items() if seconds > 0}
         devices = [{"node": node, **device} for node, found in sorted(self.devices.items()) for device in found]
         return Usage(

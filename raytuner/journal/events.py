@@ -55,7 +55,7 @@ class DriverStarted(Event):
     objective: dict[str, Any]
     """``metric``, ``mode``, ``max_steps``, ``select``."""
     budget: dict[str, Any]
-    """``trials`` and ``time`` (seconds), each possibly None."""
+    """``trials``, ``time`` (seconds) and ``gpu_hours``, each possibly None."""
     pid: int
     host: str
     command: str = ""

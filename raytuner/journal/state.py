@@ -204,6 +204,11 @@ class ExperimentState:
         """Seconds in which a driver was at work, each from its first trial's start: what the budget counts."""
         return self.elapsed + (self.last_at - self._driver_at if self._driver_at else 0.0)
 
+    @property
+    def gpu_hours(self) -> float:
+        """Hours of GPUs that trials have held, as far as they are on record."""
+        return self.usage.busy / 3600 if self.usage is not None and self.usage.unit == "GPU" else 0.0
+
     def lineage(self, trial_id: str, step: int) -> list[tuple[str, int, int, dict[str, Any]]]:
         """How a state came about: (trial, first step, last step, configuration), in the order of the steps.
 

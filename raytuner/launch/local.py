@@ -353,7 +353,11 @@ def _driver_started(plan: Plan, segment: int) -> DriverStarted:
             "max_steps": objective.max_steps,
             "select": objective.select,
         },
-        budget={"trials": experiment.budget.trials or plan.population, "time": experiment.budget.time},
+        budget={
+            "trials": experiment.budget.trials or plan.population,
+            "time": experiment.budget.time,
+            "gpu_hours": experiment.budget.gpu_hours,
+        },
         pid=os.getpid(),
         host=socket.gethostname(),
         command=shlex.join(["raytuner" if sys.argv[0].endswith("raytuner") else sys.argv[0], *sys.argv[1:]]),

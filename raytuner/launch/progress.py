@@ -138,12 +138,14 @@ class Progress:
         return state.elapsed + (time.time() - state.drivers[-1].at if state.drivers else 0.0)
 
     def _share(self) -> float | None:
-        """How much of the budget is used up: of trials or of time, whichever is further."""
+        """How much of the budget is used up: of trials, of time or of GPU-hours, whichever is furthest."""
         shares = []
         if self._wanted:
             shares.append(self._finished_trials() / self._wanted)
         if self._plan.experiment.budget.time:
             shares.append(self._state.time_used / self._plan.experiment.budget.time)
+        if self._plan.experiment.budget.gpu_hours:
+            shares.append(self._state.gpu_hours / self._plan.experiment.budget.gpu_hours)
         return min(1.0, max(shares)) if shares else None
 
     def _counts(self) -> str:

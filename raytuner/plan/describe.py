@@ -86,7 +86,9 @@ def _budget(plan: Mapping[str, Any]) -> str:
         parts.append(_count(plan["trials"], "trial"))
     if plan["time"] is not None:
         parts.append(format_duration(plan["time"]))
-    return " or ".join(parts) + (", whichever comes first" if len(parts) == 2 else "")
+    if plan["gpu_hours"] is not None:
+        parts.append(f"{plan['gpu_hours']:g} GPU-hours")
+    return " or ".join(parts) + (", whichever comes first" if len(parts) > 1 else "")
 
 
 def _steps(steps: Mapping[str, Any]) -> str:

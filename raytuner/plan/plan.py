@@ -125,6 +125,7 @@ class Plan:
             "slots_limited_by": self.slots_limited_by,
             "trials": self.trials,
             "time": experiment.budget.time,
+            "gpu_hours": experiment.budget.gpu_hours,
             "rungs": [{"step": step, "expected_trials": reaching} for step, reaching in self.rungs],
             "steps": {"upper": self.steps_upper, "expected": self.steps_expected},
             "checkpoints": {

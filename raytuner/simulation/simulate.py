@@ -188,6 +188,10 @@ def simulate(
         if not right:
             limits = {"stragglers": "from 0 to 10", "failures": "from 0 to below 1"}.get(name, "at least 1")
             raise PlanError(str(Problem(name, f"must be {limits}", repr(value))))
+    wanted = experiment.budget
+    if wanted.gpu_hours is not None and wanted.trials is None and wanted.time is None:
+        rule, remedy = "the simulator counts trials and time", "add --set budget.trials=100"
+        raise PlanError(str(Problem("budget", rule, f"gpu_hours {wanted.gpu_hours:g} alone", remedy)))
     space, notes = _space(experiment, table)
     max_steps = min(experiment.objective.max_steps or table.steps, table.steps)
     if max_steps != (experiment.objective.max_steps or max_steps):

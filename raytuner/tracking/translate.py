@@ -288,6 +288,8 @@ def _budget(budget: dict[str, Any]) -> str:
     parts = [] if trials is None else [f"{trials} trials"]
     if seconds is not None:
         parts.append(f"{seconds:g} s")
+    if budget.get("gpu_hours") is not None:
+        parts.append(f"{budget['gpu_hours']:g} GPU-hours")
     return ", ".join(parts) or "the whole grid"
 
 

@@ -256,7 +256,9 @@ CASES: dict[str, Bad] = {
     "asha_without_steps": Bad("objective: {metric: a, mode: max}\nscheduler: asha  # <-", "scheduler", "max_steps"),
     "asha_grace_too_long": Bad("scheduler: {type: asha, grace_steps: 30}  # <-", "scheduler", "grace_steps=30"),
     # --- budget, resources, checkpoints
-    "budget_missing": Bad("budget: {}  # <-", "budget", "trials, time or both"),
+    "gpu_hours_of_nothing": Bad("budget: {gpu_hours: 4}  # <-", "budget.gpu_hours", "set resources.gpu"),
+    "gpu_hours_none": Bad("budget: {gpu_hours: 0}  # <-\nresources: {gpu: 1}", "budget.gpu_hours", "a number above 0"),
+    "budget_missing": Bad("budget: {}  # <-", "budget", "trials, time or gpu_hours"),
     "budget_zero": Bad("budget: {trials: 0}  # <-", "budget.trials", "at least 1|got 0"),
     "budget_negative": Bad("budget: {trials: -5}  # <-", "budget.trials", "at least 1|got -5"),
     "budget_text": Bad("budget: {trials: many}  # <-", "budget.trials", "a whole number|'many'"),

@@ -13,6 +13,7 @@ from conductor_tools import Driver, make_plan
 from host_tools import later
 
 from raytuner.engine.batch import Batch
+from raytuner.plan import Machine
 from raytuner.training import Trial
 
 
@@ -46,9 +47,9 @@ def test_time_is_up_when_it_was_used(tmp_path: Path, clock: list[float]) -> None
     second = driver.next()
     assert second is not None
     assert second.deadline == pytest.approx(time.time() + 60, abs=2)
-    assert not conductor.time_is_up()
+    assert not conductor.used_up()
     clock[0] = 140.0
-    assert conductor.time_is_up()
+    assert conductor.used_up() == "the time budget is used up"
     conductor.stop("the time budget is used up")
     assert driver.next() is None
     assert not conductor.finished, "one is still at work"
@@ -61,10 +62,41 @@ def test_time_is_up_when_it_was_used(tmp_path: Path, clock: list[float]) -> None
     assert list(Driver(plan).conductor._queue) == [], "what the budget has ended is not taken up again"
 
 
+def test_gpu_hours_are_those_that_trials_hold_over_all_drivers(tmp_path: Path, clock: list[float]) -> None:
+    plan = make_plan(tmp_path, budget={"gpu_hours": 1.0}, resources={"gpu": 0.5, "cpu": 0.5}, machine=Machine(4, 2))
+    started = {"m": "started", "step": 0, "checkpoint": None, "pid": 1}
+
+    def train(driver: Driver, hours: float) -> str:
+        """Have two trials hold half a GPU each for so long."""
+        conductor = driver.conductor
+        conductor.books.resize(Machine(4, 2))
+        for _ in range(2):
+            spec = driver.next()
+            assert spec is not None
+            assert not conductor.take(Batch(spec.trial, spec.attempt, [dict(started)]))
+        conductor.account()
+        clock[0] += hours * 3600
+        conductor.account()
+        return conductor.used_up()
+
+    first = Driver(plan)
+    assert train(first, 0.6) == ""
+    first.close()
+    clock[0] += 1e6  # without a driver
+    second = Driver(plan)
+    assert second.state.gpu_hours == pytest.approx(0.6, rel=1e-3)
+    assert second.conductor.used_up() == ""
+    assert train(second, 0.35) == ""
+    clock[0] += 0.06 * 3600
+    second.conductor.account()
+    assert second.conductor.used_up() == "the budget of 1 GPU-hours is used up"
+    second.close()
+
+
 def test_without_a_time_budget_it_is_never_up(tmp_path: Path, clock: list[float]) -> None:
     driver = Driver(make_plan(tmp_path))
     clock[0] = 1e9
-    assert not driver.conductor.time_is_up()
+    assert not driver.conductor.used_up()
     spec = driver.next()
     assert spec is not None
     assert spec.deadline is None
