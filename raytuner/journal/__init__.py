@@ -21,7 +21,7 @@ from raytuner.journal.events import (
 )
 from raytuner.journal.folder import Folder, Lock
 from raytuner.journal.log import Cursor, JournalReader, JournalWriter, events_beyond
-from raytuner.journal.state import Checkpoint, ExperimentState, Phase, Step, TrialState, replay
+from raytuner.journal.state import Checkpoint, ExperimentState, Fold, Phase, Step, TrialState, replay
 
 __all__ = [
     "Checkpoint",
@@ -35,6 +35,7 @@ __all__ = [
     "ExperimentState",
     "Exploited",
     "Extended",
+    "Fold",
     "Folder",
     "JournalReader",
     "JournalWriter",

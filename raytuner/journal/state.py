@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,8 +29,9 @@ from raytuner.journal.events import (
 )
 from raytuner.journal.folder import Folder
 from raytuner.journal.log import JournalReader
+from raytuner.journal.snapshot import load_snapshot, save_snapshot, worth_saving
 
-__all__ = ["Checkpoint", "ExperimentState", "Phase", "Step", "TrialState", "replay"]
+__all__ = ["Checkpoint", "ExperimentState", "Fold", "Phase", "Step", "TrialState", "replay"]
 
 EXPLOIT = "exploit"
 """The reason of a checkpoint that a trial took over from another."""
@@ -362,11 +365,32 @@ class ExperimentState:
             self.best = max(valued, key=lambda other: sign * (other.value or 0.0))
 
 
+class Fold:
+    """A state that follows the journal of ``folder``. Without history it begins where a snapshot of it ends."""
+
+    def __init__(self, folder: Folder, *, history: bool = False) -> None:
+        self.folder = folder
+        self.state = ExperimentState(history=history)
+        self.reader = JournalReader(folder.journal)
+        self._new = 0
+        found = None if history else load_snapshot(folder, self.state)
+        if found is not None:
+            self.state, self.reader.cursor, self.reader.torn = found
+
+    def catch_up(self) -> Iterator[Event]:
+        """Take in what is new, an event at a time. Raises JournalError when the journal is damaged."""
+        for event in self.reader.read():
+            self.state.apply(event)
+            self._new += 1
+            yield event
+        if worth_saving(self._new) and not self.state.history:
+            save_snapshot(self.folder, self.state, self.reader.cursor, self.reader.torn)
+            self._new = 0
+
+
 def replay(folder: Folder, *, history: bool = True) -> ExperimentState:
     """The whole journal of an experiment, folded. Raises JournalError when it is damaged."""
-    reader = JournalReader(folder.journal)
-    state = ExperimentState(history=history)
-    for event in reader.read():
-        state.apply(event)
-    state.torn = reader.torn + reader.unread()
-    return state
+    fold = Fold(folder, history=history)
+    deque(fold.catch_up(), maxlen=0)
+    fold.state.torn = fold.reader.torn + fold.reader.unread()
+    return fold.state

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raytuner.analysis import usage, usage_lines
-from raytuner.journal import ExperimentState, Folder, JournalReader, TrialEnded, TrialState
+from raytuner.journal import ExperimentState, Fold, Folder, TrialEnded, TrialState
 from raytuner.plan import Plan
 
 __all__ = ["Progress", "duration", "number"]
@@ -54,8 +54,7 @@ class Progress:
         more: Callable[[], tuple[str, list[str]]] = lambda: ("", []),
     ) -> None:
         self._plan = plan
-        self._reader = JournalReader(folder.journal)
-        self._state = ExperimentState(history=False)
+        self._fold = Fold(folder)
         self._console = Console(file=file or sys.stdout, highlight=False)
         self._more = more
         self._warned = 0
@@ -75,11 +74,14 @@ class Progress:
         self._done.set()
         self._thread.join()
 
+    @property
+    def _state(self) -> ExperimentState:
+        return self._fold.state
+
     # -- reading ------------------------------------------------------------------------------------------------
 
     def _catch_up(self, *, quiet: bool = False) -> None:
-        for event in self._reader.read():
-            self._state.apply(event)
+        for event in self._fold.catch_up():
             if isinstance(event, TrialEnded) and event.status == "failed" and not quiet:
                 self._show_failure(event)
         self._note, warnings = self._more()
