@@ -245,23 +245,35 @@ def long_experiment(storage: str, trials: int) -> None:
 
 
 def memory(first: int = 100, last: int = 2000) -> dict[str, Any]:
-    """The driver's resident memory at trial ``first`` and at trial ``last`` of a trivial function."""
+    """The driver's resident memory and CPU time at trial ``first`` and at trial ``last`` of a trivial function, and
+    what a trial cost it, of the first tenth after ``first`` and of the last tenth.
+    """
     import psutil
 
     from raytuner.engine.conductor import Conductor
 
-    process, seen = psutil.Process(), {}
-    take = Conductor.take
+    process = psutil.Process()
+    seen: dict[int, tuple[float, float]] = {}
+    take, tenth = Conductor.take, last // 10
+    marks = (first, first + tenth, last - tenth, last)
 
     def watched(self: Conductor, *arguments: Any, **more: Any) -> bool:
         done = len(self.state.trials)
-        if done in (first, last) and done not in seen:
-            seen[done] = process.memory_info().rss / 1e6
+        if done in marks and done not in seen:
+            seen[done] = (process.memory_info().rss / 1e6, time.process_time())
         return take(self, *arguments, **more)
 
     Conductor.take = watched  # type: ignore[method-assign]  # the benchmark watches it
     result = trivial(last)
-    return {**result, "first_mb": seen[first], "last_mb": seen[last], "growth_mb": seen[last] - seen[first]}
+    megabytes, cpu = ({mark: values[index] for mark, values in seen.items()} for index in (0, 1))
+    return {
+        **result,
+        "first_mb": megabytes[first],
+        "last_mb": megabytes[last],
+        "growth_mb": megabytes[last] - megabytes[first],
+        "early_cpu_ms": (cpu[first + tenth] - cpu[first]) / tenth * 1e3,
+        "late_cpu_ms": (cpu[last] - cpu[last - tenth]) / tenth * 1e3,
+    }
 
 
 def tracking(on: bool) -> dict[str, Any]:
@@ -317,6 +329,7 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "resume-1000": lambda: resuming(1000),
     "trivial-100": lambda: trivial(100),
     "memory-2000": memory,
+    "scale-10000": lambda: memory(1000, 10_000),
     "tracking-on": lambda: tracking(True),
     "tracking-off": lambda: tracking(False),
     "start-bare": start_bare,
@@ -331,6 +344,7 @@ TURNS = [
     ("tracking", ["tracking-off", "tracking-on"]),
     ("start", ["start-bare", "start-ours"]),
     ("memory", ["memory-2000"]),
+    ("scale", ["scale-10000"]),
 ]
 
 
@@ -392,6 +406,11 @@ def report(found: dict[str, list[dict[str, Any]]]) -> list[str]:
         row("start: ours to the first step", f"{own:.1f} s ({own - bare:+.1f} s)", "≤ +2 s")
     if "memory-2000" in found:
         row("driver memory, trial 100 to 2,000", f"{median(found['memory-2000'], 'growth_mb'):+.0f} MB", "< 80 MB")
+    if "scale-10000" in found:
+        (result,) = found["scale-10000"]
+        row("driver memory a trial, from 1,000 to 10,000", f"{result['growth_mb'] / 9:.1f} kB", "< 40 kB")
+        early, late = result["early_cpu_ms"], result["late_cpu_ms"]
+        row("driver CPU a trial of one result: at 1,000, at 10,000", f"{early:.1f} ms, {late:.1f} ms", "< 1 ms, flat")
     return rows
 
 
@@ -420,7 +439,7 @@ def main() -> None:
             continue
         for turn in range(options.repeat):
             for name in names:
-                slow = name in ("tune-plain", "tune-mlflow", "memory-2000")
+                slow = name in ("tune-plain", "tune-mlflow", "memory-2000", "scale-10000", "resume-1000")
                 if not (slow and turn):  # minutes each, and far from the line: once is enough
                     found.setdefault(name, []).append(run_part(name))
     lines = [
