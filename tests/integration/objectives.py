@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -25,6 +26,18 @@ def curve(trial: Trial) -> None:
         weights += 1.0
         assert weights[0] == step, "a resumed trial must go on from its checkpoint"
         time.sleep(trial.config.get("seconds", 0.0))
+        trial.report(loss=(trial.config["x"] - 2.0) ** 2 + 1.0 / step)
+
+
+def held_curve(trial: Trial) -> None:
+    """The same, whose steps don't end while a file is there."""
+    weights = np.zeros(3)
+    for step in trial.steps(weights=weights):
+        weights += 1.0
+        assert weights[0] == step, "a resumed trial must go on from its checkpoint"
+        time.sleep(trial.config["seconds"])
+        while Path(trial.config["held_by"]).exists():
+            time.sleep(0.01)
         trial.report(loss=(trial.config["x"] - 2.0) ** 2 + 1.0 / step)
 
 
