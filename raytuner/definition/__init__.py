@@ -1,18 +1,20 @@
 """What a person writes: the experiment, its sections, loading, and the JSON Schema."""
 
 from raytuner.definition.amounts import AMOUNT_RULES, AUTO
-from raytuner.definition.code import CodeInfo, find_code, import_root
+from raytuner.definition.code import PACKAGE_MARK, CodeInfo, find_code, import_root, imported_modules
 from raytuner.definition.experiment import Experiment
 from raytuner.definition.loading import find_experiment_code, load, read_config, to_plain, to_yaml
 from raytuner.definition.quantities import format_duration, format_size, parse_duration, parse_size
 from raytuner.definition.schema import schema
-from raytuner.definition.sections import Budget, Checkpoints, Objective, Resources, Tracking
+from raytuner.definition.sections import Budget, Checkpoints, Cluster, Objective, Resources, Tracking
 
 __all__ = [
     "AMOUNT_RULES",
     "AUTO",
+    "PACKAGE_MARK",
     "Budget",
     "Checkpoints",
+    "Cluster",
     "CodeInfo",
     "Experiment",
     "Objective",
@@ -23,6 +25,7 @@ __all__ = [
     "format_duration",
     "format_size",
     "import_root",
+    "imported_modules",
     "load",
     "parse_duration",
     "parse_size",

@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from raytuner.definition.checks import Parts, cross_problems
 from raytuner.definition.components import PARAMETERS, options_class
 from raytuner.definition.messages import Path, dotted, nearest, suggestion, translate
-from raytuner.definition.sections import Budget, Checkpoints, Objective, Resources, Tracking
+from raytuner.definition.sections import Budget, Checkpoints, Cluster, Objective, Resources, Tracking
 from raytuner.errors import Problem
 from raytuner.schedulers import SCHEDULERS
 from raytuner.search import SEARCHES
@@ -25,6 +25,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "resources": Resources,
     "checkpoints": Checkpoints,
     "tracking": Tracking,
+    "cluster": Cluster,
 }
 
 

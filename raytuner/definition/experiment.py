@@ -13,7 +13,7 @@ from raytuner.definition.document import Document, read_yaml
 from raytuner.definition.messages import show
 from raytuner.definition.names import Code, EnvName, EnvValue, ExperimentName, Storage, TagName, Text
 from raytuner.definition.quantities import Duration
-from raytuner.definition.sections import Budget, Checkpoints, Count, Objective, Resources, Tracking
+from raytuner.definition.sections import Budget, Checkpoints, Cluster, Count, Objective, Resources, Tracking
 from raytuner.errors import DefinitionError, Problem
 from raytuner.space import broken_rule
 
@@ -25,6 +25,11 @@ def _off(value: Any) -> Any:
     if isinstance(value, str) and value != "none":
         raise broken_rule("a mapping or none is needed", remedy="write tracking: none to switch it off")
     return None if value == "none" else value
+
+
+def _address(value: Any) -> Any:
+    """``cluster: http://head:8265`` is short for a section with this address."""
+    return {"address": value} if isinstance(value, str) else value
 
 
 class Experiment(BaseModel):
@@ -88,6 +93,10 @@ class Experiment(BaseModel):
         Field(default_factory=Tracking)
     )
     """Where runs are tracked; none for nowhere."""
+    cluster: Annotated[Cluster, BeforeValidator(_address, json_schema_input_type=Cluster | str)] = Field(
+        default_factory=Cluster
+    )
+    """The Ray cluster for ``raytuner launch``: its address, or a section."""
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
     """The seed of everything random."""
 

@@ -13,7 +13,18 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from raytuner.definition.code import CODE_PATTERN
 from raytuner.space import broken_rule
 
-__all__ = ["Code", "EnvName", "ExperimentName", "MetricName", "Storage", "TagName", "Text", "TrackingUri"]
+__all__ = [
+    "ClusterAddress",
+    "Code",
+    "EnvName",
+    "ExperimentName",
+    "MetricName",
+    "RelativePath",
+    "Storage",
+    "TagName",
+    "Text",
+    "TrackingUri",
+]
 
 MAX_NAME = 100
 MAX_KEY = 250
@@ -143,6 +154,27 @@ def _tracking_uri(uri: str) -> str:
     return uri
 
 
+def _cluster_address(address: str) -> str:
+    """The address of a cluster's dashboard, without what may be left out at its end. Raises a pydantic error."""
+    remedy = "write the address of the cluster's dashboard, such as http://head:8265"
+    scheme, colon, rest = address.partition("://")
+    if scheme == "ray" and colon:
+        raise broken_rule("a cluster is reached through its dashboard, not as a Ray client", remedy=remedy)
+    if scheme not in ("http", "https") or not re.fullmatch(r"[^/\s?#]+(/[^\s?#]*)?", rest):
+        raise broken_rule("the address must be one of http or https", remedy=remedy)
+    if "@" in rest.partition("/")[0]:
+        rule, remedy = "an address must not hold credentials, as it is written down", "put a token in RAY_AUTH_TOKEN"
+        raise broken_rule(rule, f"{scheme}://...@...", remedy)
+    return address.rstrip("/")
+
+
+def _relative_path(path: str) -> str:
+    if not path.strip() or path.startswith(("/", "~")) or ".." in Path(path).parts:
+        remedy = "name what lies below the folder that code is imported from"
+        raise broken_rule("a path within the project is needed", remedy=remedy)
+    return path
+
+
 ExperimentName = Annotated[
     Text,
     AfterValidator(_experiment_name),
@@ -162,3 +194,5 @@ Code = Annotated[
 ]
 Storage = Annotated[Text, AfterValidator(_storage)]
 TrackingUri = Annotated[Text, AfterValidator(_tracking_uri)]
+ClusterAddress = Annotated[Text, AfterValidator(_cluster_address)]
+RelativePath = Annotated[Text, AfterValidator(_relative_path)]

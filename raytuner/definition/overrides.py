@@ -71,6 +71,8 @@ def _opened(path: Path, value: Any) -> Any:
         return {}
     if len(path) == 1 and path[0] in ("search", "scheduler") and isinstance(value, str):
         return {"type": value}
+    if path == ("cluster",) and isinstance(value, str):
+        return {"address": value}
     if len(path) == 2 and path[0] == "space" and isinstance(value, list):
         return {"type": "choice", "values": value}
     return {} if path == ("tracking",) and value == "none" else value

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from raytuner.definition.amounts import CpuAmount, GpuAmount, WorkerCount
-from raytuner.definition.names import MetricName, Text, TrackingUri
+from raytuner.definition.names import ClusterAddress, MetricName, RelativePath, Text, TrackingUri
 from raytuner.definition.quantities import Duration, Size
 
-__all__ = ["Budget", "Checkpoints", "Count", "Objective", "Resources", "Tracking"]
+__all__ = ["Budget", "Checkpoints", "Cluster", "Count", "Objective", "Resources", "Tracking"]
 
 Count = Annotated[int, Field(strict=True, ge=1)]
 """A whole number of at least 1."""
@@ -82,6 +82,19 @@ class Checkpoints(_Section):
     """How many of the trials that have ended keep theirs, the best ones; all, if left out."""
     disk: Size | None = None
     """The disk space that the experiment's checkpoints may take together, such as 10GB."""
+
+
+class Cluster(_Section):
+    """The Ray cluster that ``raytuner launch`` hands the experiment to, and what goes there with it."""
+
+    address: ClusterAddress | None = None
+    """The address of the cluster's dashboard, such as http://head:8265; RAY_ADDRESS, if left out."""
+    requirements: RelativePath | None = None
+    """A file of pip requirements that the nodes install for this experiment; what their image has, if left out."""
+    include: list[RelativePath] = Field(default_factory=list)
+    """Files and folders that go along though git does not know them; patterns such as data/*.json."""
+    limit: Size = 100 * 2**20
+    """The size that all files that go along may have together."""
 
 
 with warnings.catch_warnings():

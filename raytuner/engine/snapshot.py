@@ -17,6 +17,8 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
+from raytuner.definition import PACKAGE_MARK
+
 __all__ = ["changed_since", "search_path", "take_snapshot"]
 
 MANIFEST = ".snapshot.json"
@@ -28,12 +30,13 @@ SKIPPED = INSTALLED | {"results", "build", "dist"}
 def take_snapshot(root: Path, target: Path, *, without: Iterable[Path] = ()) -> dict[str, str]:
     """Copy the Python files below ``root`` (those that git knows or does not ignore, where there is git) to ``target``.
 
+    Of a package that was sent to a cluster, which vanishes with its job, all files.
     Returns and writes down the CRC-32 of each by its path. ``without``: folders that are no part of the code, such as
     the one that results go to.
     """
     root = root.resolve()
     left_out = [path.resolve() for path in without if not root.is_relative_to(path.resolve())]
-    files = _python_files(root, left_out)
+    files = _all_files(root) if (root / PACKAGE_MARK).exists() else _python_files(root, left_out)
     target.mkdir(parents=True, exist_ok=True)
     sums: dict[str, str] = {}
     folders: set[Path] = {Path()}
@@ -62,6 +65,8 @@ def changed_since(snapshot: Path) -> list[str]:
     except (OSError, ValueError):
         return []
     root, before = Path(manifest["root"]), manifest["files"]
+    if not root.is_dir() or (root / PACKAGE_MARK).exists():
+        return []  # there is no working tree any more; what was sent to a cluster does not change
     files = _python_files(root, [Path(path) for path in manifest["without"]])
     now = {path.as_posix(): _sum(root / path) for path in files}
     return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
@@ -96,6 +101,11 @@ def _python_files(root: Path, without: list[Path]) -> list[Path]:
                 break
     ours = (path for path in listed if not any((root / path).is_relative_to(folder) for folder in without))
     return sorted(path for path in islice(ours, MOST_FILES) if (root / path).is_file())
+
+
+def _all_files(root: Path) -> list[Path]:
+    files = (path.relative_to(root) for path in root.rglob("*") if path.is_file())
+    return sorted(path for path in files if INSTALLED.isdisjoint(path.parts))
 
 
 def _may_hold_code(folder: Path) -> bool:

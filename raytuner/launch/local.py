@@ -8,7 +8,6 @@ import os
 import platform
 import shlex
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -38,6 +37,7 @@ from raytuner.journal import (
     Lock,
     replay,
 )
+from raytuner.launch.pack import git_state
 from raytuner.launch.progress import Progress
 from raytuner.launch.summary import print_summary
 from raytuner.plan import Machine, Plan
@@ -55,6 +55,7 @@ TRACKING_SECONDS = 120.0
 """How long the driver waits at its end for MLflow to catch up."""
 UNANSWERED_SECONDS = 8.0
 """The same, when it does not answer."""
+OURS = ("raytuner", "raytuner/__main__.py")
 PACKAGES = ("raytuner", "ray", "torch", "hyperopt", "mlflow", "numpy")
 
 
@@ -360,20 +361,9 @@ def _driver_started(plan: Plan, segment: int) -> DriverStarted:
         },
         pid=os.getpid(),
         host=socket.gethostname(),
-        command=shlex.join(["raytuner" if sys.argv[0].endswith("raytuner") else sys.argv[0], *sys.argv[1:]]),
+        command=shlex.join(["raytuner" if sys.argv[0].endswith(OURS) else sys.argv[0], *sys.argv[1:]]),
         versions=versions,
-        git=_git(plan.import_root),
+        git=git_state(plan.import_root),
         seed=experiment.seed,
         slots=plan.slots,
     )
-
-
-def _git(root: Path) -> dict[str, str | bool]:
-    def ask(*arguments: str) -> str:
-        command = ["git", "-C", str(root), *arguments]
-        return subprocess.run(command, capture_output=True, check=True, timeout=30, text=True).stdout.strip()
-
-    try:
-        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "--", "."))}
-    except (OSError, subprocess.SubprocessError):
-        return {}

@@ -3,6 +3,7 @@
 from raytuner.plan.compiling import compile_plan as compile
 from raytuner.plan.machine import Machine, Node, this_machine
 from raytuner.plan.needs import Needs, all_fit, needs_of, room, smallest, varies
+from raytuner.plan.paths import storage_problems
 from raytuner.plan.plan import Plan, derived_seed
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "needs_of",
     "room",
     "smallest",
+    "storage_problems",
     "this_machine",
     "varies",
 ]

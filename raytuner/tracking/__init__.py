@@ -2,7 +2,8 @@
 
 from raytuner.tracking.address import resolve_uri
 from raytuner.tracking.progress import behind
+from raytuner.tracking.reach import reach
 from raytuner.tracking.tracker import Tracker, start_tracker, sync
 from raytuner.tracking.ui import ui_address, ui_command
 
-__all__ = ["Tracker", "behind", "resolve_uri", "start_tracker", "sync", "ui_address", "ui_command"]
+__all__ = ["Tracker", "behind", "reach", "resolve_uri", "start_tracker", "sync", "ui_address", "ui_command"]

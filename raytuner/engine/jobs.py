@@ -1,0 +1,241 @@
+"""A Ray cluster seen from outside: its dashboard's jobs, over HTTP, with Ray's token."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raytuner.engine.runner import quiet_ray
+from raytuner.errors import LaunchError
+
+__all__ = ["Job", "JobServer"]
+
+CONNECT_SECONDS = 10.0
+LOOK_SECONDS = 0.1
+AGENT_SECONDS = 60.0
+"""How long a cluster that comes up may take until it can start jobs."""
+NO_AGENT = "No available agent to submit job"
+TALKATIVE = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as the cluster knows it."""
+
+    id: str
+    status: str
+    """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
+    message: str
+    metadata: Mapping[str, str]
+    started: float
+    """Seconds since the epoch."""
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ENDED
+
+
+class JobServer:
+    """The jobs of the cluster whose dashboard is at an address such as ``http://head:8265``.
+
+    The token of a cluster that asks for one is taken from ``RAY_AUTH_TOKEN``, the file at ``RAY_AUTH_TOKEN_PATH`` or
+    ``~/.ray/auth_token``. Raises LaunchError where nothing answers, where what answers is no cluster, or refuses.
+    """
+
+    def __init__(self, address: str) -> None:
+        quiet_ray()
+        self.address = address
+        self._headers = _authorization()
+        self.ray_version = self._ask_version()
+        """The version of Ray that the cluster runs."""
+        try:
+            from ray.job_submission import JobSubmissionClient
+
+            for name in TALKATIVE:
+                logging.getLogger(name).setLevel(logging.ERROR)  # they have set theirs when imported
+            self._client = JobSubmissionClient(address, headers=dict(self._headers))
+        except (ImportError, RuntimeError, ValueError, ConnectionError) as error:
+            raise self._failure(error) from error
+
+    def _ask_version(self) -> str:
+        import requests
+
+        try:
+            answer = requests.get(
+                f"{self.address}/api/version", headers=self._headers, timeout=CONNECT_SECONDS, allow_redirects=False
+            )
+        except requests.exceptions.RequestException as error:
+            raise LaunchError(
+                f"{self.address}: the dashboard of a Ray cluster is needed, and nothing answers there "
+                f"({_cause(error)}); check the address, whether the cluster is up, and whether this machine may reach "
+                "it (ssh -L or kubectl port-forward, where it is private)"
+            ) from error
+        if answer.status_code == 401:
+            raise LaunchError(
+                f"{self.address}: the cluster asks for a token, and none was given; put it in RAY_AUTH_TOKEN, or in a "
+                "file at ~/.ray/auth_token or RAY_AUTH_TOKEN_PATH"
+            )
+        if answer.status_code == 403:
+            raise LaunchError(
+                f"{self.address}: the cluster refuses the token from {_token_source()}; ask whoever runs the "
+                "cluster for the one that its nodes have"
+            )
+        try:
+            return str(answer.json()["ray_version"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise LaunchError(
+                f"{self.address}: what answers is not the dashboard of a Ray cluster (HTTP {answer.status_code} for "
+                "/api/version); its port is 8265 where nobody chose another"
+            ) from error
+
+    def submit(
+        self,
+        command: str,
+        *,
+        id: str | None = None,
+        folder: Path | None = None,
+        pip: Mapping[str, Any] | None = None,
+        env: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> str:
+        """Start a shell command on the head node, in a copy of ``folder``; returns the job's id at once."""
+        environment: dict[str, Any] = {"env_vars": dict(env or {})}
+        if folder is not None:
+            environment["working_dir"] = str(folder)
+        if pip is not None:
+            environment["pip"] = dict(pip)
+        limit = time.monotonic() + AGENT_SECONDS
+        while True:
+            with self._told():
+                try:
+                    return str(
+                        self._client.submit_job(
+                            entrypoint=command, submission_id=id, runtime_env=environment, metadata=dict(metadata or {})
+                        )
+                    )
+                except RuntimeError as error:
+                    if NO_AGENT not in str(error) or time.monotonic() > limit:
+                        raise
+            time.sleep(1.0)
+
+    def jobs(self) -> list[Job]:
+        """The jobs that the cluster remembers, the newest first."""
+        with self._told():
+            found = [_job(each) for each in self._client.list_jobs() if each.submission_id]
+        return sorted(found, key=lambda job: -job.started)
+
+    def job(self, id: str) -> Job:
+        with self._told():
+            return _job(self._client.get_job_info(id))
+
+    def wait(self, id: str) -> Job:
+        """Wait until a job has ended."""
+        while not (job := self.job(id)).ended:
+            time.sleep(LOOK_SECONDS)
+        return job
+
+    def output(self, id: str) -> str:
+        """What a job has printed until now."""
+        with self._told():
+            return str(self._client.get_job_logs(id))
+
+    def follow(self, id: str) -> Iterator[str]:
+        """What a job prints, part by part, until it ends."""
+        loop = asyncio.new_event_loop()
+        parts = self._client.tail_job_logs(id)
+        try:
+            with self._told():
+                while True:
+                    try:
+                        yield loop.run_until_complete(anext(parts))
+                    except StopAsyncIteration:
+                        return
+        finally:
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+
+    def stop(self, id: str) -> None:
+        """End a job's processes: SIGTERM, and SIGKILL a few seconds later."""
+        with self._told():
+            self._client.stop_job(id)
+
+    def remove(self, id: str) -> None:
+        """End a job, and forget it; what goes wrong with that is left to the cluster."""
+        with contextlib.suppress(LaunchError):
+            self.stop(id)
+            self.wait(id)
+            with self._told():
+                self._client.delete_job(id)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (TimeoutError, OSError, RuntimeError, ValueError) as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: Exception) -> LaunchError:
+        if isinstance(error, ImportError) or "ray[default]" in str(error):
+            return LaunchError('clusters need more of Ray than is installed here; pip install "raytuner[cluster]"')
+        return LaunchError(f"{self.address}: the cluster did not do what was asked of it: {_cause(error)}")
+
+
+def _job(details: Any) -> Job:
+    return Job(
+        id=details.submission_id,
+        status=str(details.status.value),
+        message=details.message or "",
+        metadata=details.metadata or {},
+        started=(details.start_time or 0) / 1000,
+    )
+
+
+def _authorization() -> dict[str, str]:
+    token = _token()
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _token() -> str:
+    if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
+        return token
+    file = _token_file()
+    try:
+        return file.read_text().strip()
+    except FileNotFoundError as error:
+        if os.environ.get("RAY_AUTH_TOKEN_PATH"):
+            raise LaunchError(f"RAY_AUTH_TOKEN_PATH: there is no file {file}; put the cluster's token there") from error
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise LaunchError(f"{file}: the cluster's token cannot be read: {error}") from error
+
+
+def _token_file() -> Path:
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
+
+
+def _token_source() -> str:
+    return "RAY_AUTH_TOKEN" if os.environ.get("RAY_AUTH_TOKEN", "").strip() else str(_token_file())
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason, on one line: HTTP libraries wrap it several times."""
+    text = str(error)
+    for mark in ("Failed to establish a new connection: ", "Failed to resolve ", "Caused by "):
+        if mark in text:
+            text = text.rpartition(mark)[2] if mark != "Failed to resolve " else f"no host {text.rpartition(mark)[2]}"
+            break
+    text = re.sub(r"\[Errno -?\d+\] ", "", text)
+    return " ".join(text.split()).rstrip(")'\"") or type(error).__name__

@@ -1,0 +1,263 @@
+"""A cluster with a token, and a laptop that hands experiments to it: real Ray nodes, real jobs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+import yaml
+from conftest import wait_until
+
+from raytuner.journal import Folder, replay
+
+_TRY = ["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"]
+MAY_MOUNT = shutil.which("unshare") is not None and not subprocess.run(_TRY, capture_output=True).returncode
+
+TRAIN = """
+import time
+from pathlib import Path
+
+from parts import weights
+
+
+def train(trial):
+    w = weights.start()
+    for step in trial.steps(w=w):
+        w += 1.0
+        assert w[0] == step, "a resumed trial must go on from its checkpoint"
+        time.sleep(trial.config["seconds"])
+        trial.report(loss=(trial.config["x"] - 0.5) ** 2 + 1.0 / step)
+
+
+def test(trial):
+    w = weights.start()
+    trial.restore(w=w)
+    return {"steps": float(w[0]), "data": float(Path(weights.__file__).with_name("data.txt").read_text())}
+"""
+
+
+def free_port() -> int:
+    """A port above those that Ray gives to its workers."""
+    while True:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = int(listener.getsockname()[1])
+        if port > 20000:
+            return port
+
+
+@dataclass
+class Site:
+    """A cluster of two nodes on this machine, and a project beside it that knows its token."""
+
+    folder: Path
+    address: str = ""
+    nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def token(self) -> Path:
+        return self.folder / "token"
+
+    @property
+    def project(self) -> Path:
+        return self.folder / "project"
+
+    @property
+    def shared(self) -> Path:
+        return self.folder / "shared"
+
+    def start_node(self, *arguments: str, before: tuple[str, ...] = ()) -> None:
+        command = [*before, sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--log-color=false"]
+        command.append(f"--dashboard-agent-listen-port={free_port()}")  # it is the same on all nodes otherwise
+        env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token), "PYTHONPATH": ""}
+        env["RAYTUNER_CACHE"] = str(self.folder / "cache")
+        log = (self.folder / f"node-{len(self.nodes)}.log").open("wb")
+        self.nodes.append(
+            subprocess.Popen([*command, *arguments], stdout=log, stderr=log, env=env, start_new_session=True)
+        )
+
+    def started(self, node: int) -> str:
+        """The node's address, once it is up."""
+        log = (self.folder / f"node-{node}.log").read_text()
+        found = re.search(r"Local node IP: .*?([\d.]+\d)", log)
+        return found[1] if found and "Ray runtime started" in log else ""
+
+    def raytuner(self, *arguments: str, code: int = 0, **env: str) -> str:
+        """What a command of the laptop says; it must end with ``code``."""
+        done = subprocess.run(
+            [sys.executable, "-m", "raytuner", *arguments],
+            capture_output=True,
+            text=True,
+            cwd=self.project,
+            env={**os.environ, "RAY_AUTH_TOKEN_PATH": str(self.token), "PYTHONPATH": "", **env},
+            timeout=240,
+        )
+        said = done.stdout if not code and "--json" in arguments else done.stdout + done.stderr
+        assert done.returncode == code, said + done.stderr
+        assert "Traceback" not in said
+        assert self.token.read_text() not in done.stdout + done.stderr
+        return said
+
+    def definition(self, **fields: Any) -> str:
+        """Write a definition into the project; its path in it."""
+        made = {
+            "name": f"toy-{secrets.token_hex(3)}",
+            "train": "train.py:train",
+            "test": "train.py:test",
+            "objective": {"metric": "loss", "mode": "min", "max_steps": 5},
+            "space": {"x": {"type": "float", "low": 0.0, "high": 1.0}, "seconds": {"type": "choice", "values": [0.1]}},
+            "search": "random",
+            "budget": {"trials": 4},
+            "tracking": "none",
+            "storage": str(self.shared),
+            "cluster": self.address,
+            **fields,
+        }
+        file = self.project / f"{made['name']}.yaml"
+        file.write_text(yaml.safe_dump(made))
+        return file.name
+
+    def state(self, name: str) -> Any:
+        return replay(Folder(self.shared / name))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    site = Site(tmp_path_factory.mktemp("site"))
+    site.token.write_text(secrets.token_hex(32))
+    site.token.chmod(0o600)
+    (site.project / "parts").mkdir(parents=True)
+    (site.project / "train.py").write_text(TRAIN)
+    (site.project / "parts/__init__.py").write_text("")
+    (site.project / "parts/weights.py").write_text("import numpy as np\n\n\ndef start():\n    return np.zeros(1000)\n")
+    (site.project / "parts/data.txt").write_text("7")
+    (site.project / ".env").write_text("PASSWORD=hush")
+    for command in (["init", "-q"], ["add", "-f", "."]):
+        subprocess.run(["git", "-C", str(site.project), *command], check=True)
+    # Short, for the sockets in it have names of a hundred bytes at most; outside, for it is not one of the tests'.
+    ray_folder = Path("/tmp") / f"rt-{secrets.token_hex(4)}"
+    dashboard, gcs = free_port(), free_port()
+    try:
+        head = ["--head", f"--port={gcs}", f"--dashboard-port={dashboard}", f"--temp-dir={ray_folder}"]
+        site.start_node(*head, "--num-cpus=2", "--num-gpus=2")
+        site.address = f"http://127.0.0.1:{dashboard}"
+        ip = wait_until(lambda: site.started(0), 60, "the head is there")
+        if MAY_MOUNT:  # a node of a machine of its own, as far as that goes: what it has in these folders is its own
+            own = [site.folder / "private", ray_folder, Path(tempfile.gettempdir()) / f"raytuner-{os.getuid()}"]
+            for folder in own:
+                folder.mkdir(mode=0o700, exist_ok=True)
+            mounts = " && ".join(f"mount -t tmpfs none {folder}" for folder in own)
+            before = ("unshare", "-m", "sh", "-c", f'{mounts} && exec "$0" "$@"')
+            site.start_node(f"--address={ip}:{gcs}", "--num-cpus=1", before=before)
+            wait_until(lambda: site.started(1), 60, "the other node is there")
+        yield site
+    finally:
+        for node in reversed(site.nodes):
+            tree = [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]
+            for process in tree:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            node.wait()
+        shutil.rmtree(ray_folder, ignore_errors=True)
+
+
+def test_an_experiment_is_launched_watched_and_fetched(site: Site, tmp_path: Path) -> None:
+    name = f"toy-{secrets.token_hex(3)}"
+    said = site.raytuner("launch", site.definition(name=name), "--follow")
+    assert f"{name} is launched: job raytuner-{name}-" in said
+    assert "left out, as secrets: .env" in said
+    assert "best (trial" in said  # the driver's own summary
+    state = site.state(name)
+    assert state.status == "finished"
+    assert [t.status for t in state.trials.values()] == ["finished"] * 4
+    assert all([s.step for s in t.steps] == [1, 2, 3, 4, 5] for t in state.trials.values())
+    assert state.tests[-1].metrics == {"steps": 5.0, "data": 7.0}
+    code = site.shared / name / "code"
+    assert (code / "parts/data.txt").read_text() == "7"
+    assert not (code / "parts/data.txt").is_symlink()  # the package vanishes with its job
+    assert not (code / ".env").exists()
+
+    at = ("--address", site.address)
+    assert json.loads(site.raytuner("status", name, "--json", *at))["status"] == "finished"
+    assert name in site.raytuner("status", *at)
+    site.raytuner("best", name, "--export", str(tmp_path / "model.pt"), *at)
+    assert torch.load(tmp_path / "model.pt", weights_only=False)["w"][0] == 5.0
+    assert f"{name}: starting" in site.raytuner("logs", name, *at)
+    assert "proposed by the search" in site.raytuner("why", name, "2", RAY_ADDRESS=site.address)
+    assert "is there already" in site.raytuner("launch", f"{name}.yaml", code=1)
+    assert next(job for job in launched(site) if job["name"] == name)["status"] == "SUCCEEDED"
+    assert "knows no experiment 'nothing'" in site.raytuner("status", "nothing", *at, code=1)
+
+
+def launched(site: Site) -> list[dict[str, str]]:
+    said = site.raytuner("status", "--json", "--address", site.address)
+    found: list[dict[str, str]] = json.loads(said)["experiments"]
+    return found
+
+
+def test_an_experiment_is_stopped_and_resumed_by_its_name(site: Site) -> None:
+    name = f"toy-{secrets.token_hex(3)}"
+    space = {"x": {"type": "float", "low": 0.0, "high": 1.0}, "seconds": {"type": "choice", "values": [1.5]}}
+    site.raytuner("launch", site.definition(name=name, space=space, budget={"trials": 8}))
+    wait_until(lambda: (site.shared / name / "journal").exists() and site.state(name).steps >= 3, 90, "it trains")
+    at = ("--address", site.address)
+    assert "its driver is at work" in site.raytuner("resume", name, *at, code=1)
+    assert "being stopped" in site.raytuner("stop", name, *at)
+    wait_until(lambda: site.state(name).status == "interrupted", 60, "it was stopped")
+    wait_until(lambda: [j["status"] for j in launched(site) if j["name"] == name] == ["FAILED"], 30, "its job ended")
+    before = site.state(name).steps
+    shutil.rmtree(site.project / "parts")  # the cluster has its own copy
+    try:
+        said = site.raytuner("resume", name, "--follow", *at)
+    finally:
+        subprocess.run(["git", "-C", str(site.project), "checkout", "-q", "--", "parts"], check=True)
+    assert f"{name} goes on" in said
+    after = site.state(name)
+    assert after.status == "finished"
+    assert before < after.steps == 8 * 5
+    assert after.tests[-1].metrics["data"] == 7.0
+
+
+def test_what_would_go_wrong_is_found_before_anything_is_started(site: Site) -> None:
+    """Twelve things in all, with those of tests/launch/test_doctor.py that need no cluster."""
+    (site.project / "needy.py").write_text("import no_such_module\n\n\ndef train(trial):\n    pass\n")
+    private = str(site.folder / "private/results")
+    file = site.definition(
+        train="needy.py:train", storage=private, tracking={"mlflow": f"sqlite:///{site.folder}/m.db"}
+    )
+    said = site.raytuner("launch", file, code=1)
+    assert (
+        "needy.py:1: it imports no_such_module, which is not there on any node; add it to cluster.requirements" in said
+    )
+    if MAY_MOUNT:
+        assert f"storage {private}: it is not the folder that the head node sees" in said
+        assert "mount a shared one" in said
+        assert "in a cluster of several nodes; name a server" in said
+    assert not Path(private).exists()
+
+    dead = f"http://127.0.0.1:{free_port()}"
+    store = f"s3://bucket/x?endpoint_override=http://127.0.0.1:{free_port()}&allow_bucket_creation=false"
+    file = site.definition(storage=store, tracking={"mlflow": dead})
+    said = site.raytuner("launch", file, code=1)
+    assert f"MLflow at {dead}: it cannot be reached" in said
+    assert f"storage {store}: the head node cannot write there" in said
+
+    file = site.definition(resources={"gpu": 8})
+    assert re.search(r"resources.gpu: .*8.*2", site.raytuner("launch", file, code=1))
+    assert "refuses the token from RAY_AUTH_TOKEN" in site.raytuner("launch", file, code=1, RAY_AUTH_TOKEN="wrong")
+    assert not [job for job in launched(site) if job["storage"].startswith((private, store))]
