@@ -217,7 +217,7 @@ class SchedulerBridge(TrialScheduler):  # type: ignore[misc]  # Ray has no types
         return str(TrialScheduler.STOP)
 
     def _others_come_up(self) -> bool:
-        if len(self._seen) >= self._conductor.slots or self._conductor.books.waiting is not None:
+        if len(self._seen) >= self._conductor.books.slots_now or self._conductor.books.waiting is not None:
             return False  # or what is free is what it waits for
         now = time.monotonic()
         return any(now - since < HOLD_SECONDS for since in self._starting.values())
@@ -244,6 +244,9 @@ class SchedulerBridge(TrialScheduler):  # type: ignore[misc]  # Ray has no types
     def choose_trial_to_run(self, controller: Any) -> None:
         """Called in every round of Ray Tune's loop. Which trial starts is left to Ray Tune."""
         self.tick()
+        if self._conductor.stopping is not None:
+            for trial in [trial for trial in controller.get_live_trials() if trial.status == Trial.PENDING]:
+                controller.stop_trial(trial)  # it has no slot that could be told to stop, and may never get one
         if not self._reuse:
             self._reuse = controller._tune_controller._reuse_actors = True
         freed = self._freed

@@ -8,7 +8,7 @@ from dataclasses import replace
 from raytuner.definition import AUTO
 from raytuner.errors import LaunchError, PlanError
 from raytuner.journal import ExperimentState, TrialState
-from raytuner.plan import Machine, Needs, Plan, all_fit, needs_of, room, smallest, varies
+from raytuner.plan import Machine, Needs, Plan, all_fit, needs_of, room, slots_for, smallest, varies
 from raytuner.training.devices import CONTEXT_BYTES
 
 __all__ = ["Books", "larger_share", "share_for"]
@@ -47,7 +47,9 @@ class Books:
         self._machine = self._first = plan.machine
         self._running: dict[str, Needs] = {}
         self.slots = 1
-        """Trials that run at the same time, at most."""
+        """Trials that run at the same time, at most; some may wait for nodes that an autoscaler adds."""
+        self.slots_now = 1
+        """Trials for which there is room on the nodes that are there."""
         self.waiting: str | None = None
         """The trial for which there is no room yet: nobody overtakes it."""
         self.unit = "GPU" if any(needs.gpu for needs in plan.needs) else "CPU"
@@ -60,9 +62,9 @@ class Books:
 
     @property
     def capacity(self) -> float:
-        """Devices that trials can use."""
+        """Devices that trials can use now."""
         if not self._varies:
-            return self.slots * self._weight(self._plan.needs[0])
+            return self.slots_now * self._weight(self._plan.needs[0])
         return float(self._machine.gpus if self.unit == "GPU" else self._machine.cpus)
 
     def _weight(self, needs: Needs) -> float:
@@ -79,9 +81,9 @@ class Books:
             )
 
     def _recount(self) -> None:
-        slots = min(room(smallest(self._wanted()), self._resources, self._machine).values())
-        most = self._resources.concurrent_trials
-        self.slots = slots if most is None else min(slots, most)
+        needs = smallest(self._wanted())
+        self.slots = slots_for(needs, self._resources, self._machine)
+        self.slots_now = slots_for(needs, self._resources, self._machine.present)
 
     def _wanted(self) -> list[Needs]:
         if self._resources.gpu != AUTO:
@@ -107,7 +109,7 @@ class Books:
         needs = self.needs(trial)
         if self._varies:
             machines = (self._machine, self._first)
-            if all(min(room(needs, self._resources, machine).values()) < 1 for machine in machines):
+            if all(min(room(needs, self._resources, m).values()) < 1 and not m.elastic for m in machines):
                 raise PlanError(f"resources: this configuration needs {needs}, for which no node has room")
             if not all_fit([*self._running.values(), needs], self._resources, self._machine):
                 self.waiting = trial.id

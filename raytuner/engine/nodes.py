@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Growth", "NodeAnswer", "ask_every_node", "autoscaler"]
+__all__ = ["HEAD", "Growth", "NodeAnswer", "ask_every_node", "autoscaler"]
 
 ANSWER_SECONDS = 60.0
+HEAD = "node:__internal_head__"
+"""The resource by which Ray marks the head node."""
+COUNTED = ("CPU", "GPU")
+"""The resources by which a node is told to be of a kind."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +42,16 @@ class Growth:
 
     kinds: tuple[tuple[dict[str, float], dict[str, str], int], ...]
     """Kinds of nodes: the resources and labels of one, and how many there may be; none where they are not known."""
-    most: int | None
+    most: int | None = None
     """Nodes beside the head at most, of all kinds."""
+
+    def left(self, workers: Sequence[Mapping[str, float]]) -> list[tuple[dict[str, float], dict[str, str]]]:
+        """The resources and labels of the nodes that may still come. workers: the resources of those that came."""
+        found = []
+        for resources, labels, count in self.kinds:
+            came = sum(all(worker.get(name, 0.0) == resources.get(name, 0.0) for name in COUNTED) for worker in workers)
+            found += [(resources, labels)] * max(0, count - came)
+        return found if self.most is None else found[: max(0, self.most - len(workers))]
 
 
 def ask_every_node(function: Callable[..., dict[str, Any]], *arguments: Any) -> list[NodeAnswer]:
@@ -71,7 +85,7 @@ def ask_every_node(function: Callable[..., dict[str, Any]], *arguments: Any) -> 
                 node=node["NodeID"],
                 host=node["NodeManagerHostname"],
                 address=node["NodeManagerAddress"],
-                head="node:__internal_head__" in node["Resources"],
+                head=HEAD in node["Resources"],
                 resources=node["Resources"],
                 answer=answer,
                 error=error,
@@ -85,8 +99,11 @@ def _clock() -> float:
     return time.time()
 
 
+@cache
 def autoscaler() -> Growth | None:
-    """What may join the cluster later, if this is its head and it has an autoscaler; None without one."""
+    """What may join the cluster that this process is connected to, if this is its head; None without an autoscaler."""
+    if "--no-monitor" in os.environ.get("KUBERAY_GEN_RAY_START_CMD", ""):
+        return Growth(())  # KubeRay's is a container of its own, which alone knows the kinds of nodes
     import psutil
     import ray
 
@@ -107,12 +124,11 @@ def _growth(config: Path) -> Growth:
 
     try:
         data = yaml.safe_load(config.read_text())
-        head = data.get("head_node_type", "ray.head.default")
         most, kinds = data.get("max_workers"), []
         for name, kind in data["available_node_types"].items():
             count = kind.get("max_workers", most or 0)
-            if name != head and count and kind.get("resources"):
+            if name != data["head_node_type"] and count and kind.get("resources"):
                 kinds.append((dict(kind["resources"]), dict(kind.get("labels") or {}), int(count)))
         return Growth(tuple(kinds), most)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
-        return Growth((), None)
+        return Growth(())

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raytuner.engine.conductor import GOING_AWAY, Conductor
+from raytuner.engine.nodes import HEAD, autoscaler
 from raytuner.engine.serverclient import ServerSpec, ensure_server
 from raytuner.engine.snapshot import search_path
 from raytuner.errors import LaunchError, SpaceError
@@ -353,13 +354,22 @@ def connect(address: str | None) -> Machine | None:
 
 
 def cluster() -> Machine:
-    """The nodes of the Ray that this process is connected to, without those that are going away."""
+    """The nodes of the Ray that this process is connected to, without those that are going away, and those to come."""
     import ray
 
     gone = draining()
     there = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in gone]
     nodes = tuple(_node(node["Resources"], node.get("Labels") or {}) for node in there)
-    return Machine(int(sum(node.cpus for node in nodes)), int(sum(node.gpus for node in nodes)), nodes)
+    workers = [node["Resources"] for node in there if HEAD not in node["Resources"]]
+    growth = autoscaler()
+    later = tuple(_node(resources, labels) for resources, labels in growth.left(workers)) if growth is not None else ()
+    return Machine(
+        int(sum(node.cpus for node in nodes)),
+        int(sum(node.gpus for node in nodes)),
+        nodes,
+        later,
+        elastic=growth is not None and not growth.kinds,
+    )
 
 
 def draining() -> dict[str, float | None]:

@@ -2,7 +2,7 @@
 
 from raytuner.plan.compiling import compile_plan as compile
 from raytuner.plan.machine import Machine, Node, this_machine
-from raytuner.plan.needs import Needs, all_fit, needs_of, room, smallest, varies
+from raytuner.plan.needs import Needs, all_fit, needs_of, room, slots_for, smallest, varies
 from raytuner.plan.paths import storage_problems
 from raytuner.plan.plan import Plan, derived_seed
 
@@ -16,6 +16,7 @@ __all__ = [
     "derived_seed",
     "needs_of",
     "room",
+    "slots_for",
     "smallest",
     "storage_problems",
     "this_machine",

@@ -9,7 +9,7 @@ from itertools import islice
 from raytuner.definition import Experiment, Resources
 from raytuner.errors import Problem
 from raytuner.plan.machine import Machine
-from raytuner.plan.needs import Needs, room, smallest
+from raytuner.plan.needs import Needs, room, slots_for, smallest
 from raytuner.schedulers import Scheduler
 from raytuner.search import GridOptions
 from raytuner.space import Space, config_key
@@ -38,6 +38,8 @@ def find_slots(
     """
     rooms = room(smallest(several), resources, machine)
     problems = next((found for needs in several if (found := _no_room(needs, resources, machine))), [])
+    if machine.elastic:
+        problems, rooms = [], {"the nodes that may join": slots_for(smallest(several), resources, machine)}
     if resources.concurrent_trials is not None:
         rooms["concurrent_trials"] = resources.concurrent_trials
     if trials is not None:

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 __all__ = ["Machine", "Node", "cpu_count", "gpu_count", "this_machine"]
@@ -43,10 +43,20 @@ class Machine:
     gpus: int
     nodes: tuple[Node, ...] = ()
     """The nodes of a cluster; none stands for one with all of it."""
+    later: tuple[Node, ...] = ()
+    """Nodes that an autoscaler adds when trials wait for them."""
+    elastic: bool = False
+    """Whether an autoscaler may add nodes that are not known beforehand."""
 
     @property
     def parts(self) -> tuple[Node, ...]:
-        return self.nodes or (Node(self.cpus, self.gpus),)
+        """The nodes that trials may run on, sooner or later."""
+        return (self.nodes or (Node(self.cpus, self.gpus),)) + self.later
+
+    @property
+    def present(self) -> Machine:
+        """What is there now."""
+        return replace(self, later=(), elastic=False)
 
 
 def this_machine(*, ask_driver: bool = True) -> Machine:

@@ -12,7 +12,7 @@ from raytuner.errors import PlanError, Problem, SpaceError
 from raytuner.plan.machine import Machine, Node
 from raytuner.space import Expression
 
-__all__ = ["Needs", "all_fit", "needs_of", "room", "smallest", "varies"]
+__all__ = ["Needs", "all_fit", "needs_of", "room", "slots_for", "smallest", "varies"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,17 @@ def room(needs: Needs, resources: Resources, machine: Machine) -> dict[str, int]
         if both < min(rooms.values()):
             rooms["the CPUs and GPUs of single nodes"] = both
     return rooms
+
+
+def slots_for(needs: Needs, resources: Resources, machine: Machine) -> int:
+    """How many such trials may run at the same time, ``concurrent_trials`` at most.
+
+    Where nodes may come that are not known beforehand, so many; one, if that is left out.
+    """
+    most, slots = resources.concurrent_trials, min(room(needs, resources, machine).values())
+    if machine.elastic:
+        return max(slots, 1) if most is None else most
+    return slots if most is None else min(slots, most)
 
 
 def all_fit(wanted: Iterable[Needs], resources: Resources, machine: Machine) -> bool:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Run, events_of
 
-from raytuner.errors import PlanError
-from raytuner.journal import Retried, TrialEnded, TrialStarted
+from raytuner.engine import runner
+from raytuner.engine.nodes import Growth
+from raytuner.errors import JournalError, PlanError
+from raytuner.journal import Folder, Retried, TrialEnded, TrialStarted
+from raytuner.launch.control import request_stop
 
 pytestmark = pytest.mark.usefixtures("ray")
 
@@ -90,3 +96,25 @@ def test_only_nodes_that_suit_are_asked(run: Run, ray: Any) -> None:
         run(train="objectives:where", space=space, search="grid", name="two", resources={"labels": {"zone": "moon"}})
     with pytest.raises(PlanError, match=r"resources.accelerator: .*got H100; write another"):
         run(train="objectives:where", space=space, search="grid", name="two", resources={"accelerator": "H100"})
+
+
+def test_a_stop_does_not_wait_for_a_node_that_never_comes(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "autoscaler", lambda: Growth((({"CPU": 1.0, "GPU": 100.0}, {}, 1),)))
+    folder = Folder(tmp_path / "results/test")
+    answers: list[str] = []
+
+    def stop() -> None:
+        while not answers:
+            time.sleep(1.0)
+            with suppress(JournalError):  # not before the driver is at work
+                answers.append(request_stop(folder, None))
+
+    asking = threading.Thread(target=stop)
+    asking.start()
+    state, _ = run(train="objectives:curve", budget={"trials": 3}, resources={"gpu": 50})
+    asking.join()
+    assert state.status == "interrupted"
+    assert all(trial.attempt == 0 or trial.reason.startswith("interrupted") for trial in state.trials.values())
+    assert not events_of(folder, TrialStarted)

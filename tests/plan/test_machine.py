@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from raytuner.definition import Resources
+from raytuner.engine.nodes import Growth
+from raytuner.plan import Machine, Needs, Node, slots_for
 from raytuner.plan.machine import cpu_count, gpu_count, this_machine
 
 
@@ -90,3 +93,25 @@ def test_this_machine_has_something() -> None:
     machine = this_machine(ask_driver=False)
     assert machine.cpus >= 1
     assert machine.gpus >= 0
+
+
+def test_slots_on_a_cluster_that_grows() -> None:
+    resources, needs = Resources(gpu=1), Needs(cpu=1.0, gpu=1.0)
+    head = (Node(8.0, 0.0),)
+    assert slots_for(needs, resources, Machine(8, 0, head)) == 0
+    assert slots_for(needs, resources, Machine(8, 0, head, later=(Node(8.0, 4.0),) * 3)) == 12
+    assert slots_for(needs, resources, Machine(8, 0, head, later=(Node(8.0, 4.0),) * 3).present) == 0
+    few = Resources(gpu=1, concurrent_trials=5)
+    assert slots_for(needs, few, Machine(8, 0, head, later=(Node(8.0, 4.0),) * 3)) == 5
+    assert slots_for(needs, few, Machine(8, 0, head, elastic=True)) == 5
+    assert slots_for(needs, resources, Machine(8, 0, head, elastic=True)) == 1
+    assert slots_for(needs, few, Machine(8, 0, head, elastic=True).present) == 0
+
+
+def test_what_may_still_come() -> None:
+    big, small = {"CPU": 8.0, "GPU": 4.0}, {"CPU": 4.0}
+    growth = Growth(((big, {"zone": "a"}, 2), (small, {}, 3)), most=4)
+    assert growth.left([]) == [(big, {"zone": "a"})] * 2 + [(small, {})] * 2
+    there = {**big, "memory": 1e9, "node:10.0.0.7": 1.0}
+    assert growth.left([there]) == [(big, {"zone": "a"})] + [(small, {})] * 2
+    assert growth.left([there, there, there, small]) == []
