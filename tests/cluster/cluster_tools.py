@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,3 +36,11 @@ def schema_file(name: str) -> Path:
     if not (SCHEMAS / name).exists():
         pytest.skip(f"the schema {name} is not in {SCHEMAS}")
     return SCHEMAS / name
+
+
+@cache
+def options_of(program: str, command: str) -> set[str]:
+    """The options that a command of an installed program knows, by its ``--help``."""
+    path = Path(sys.executable).with_name(program)
+    shown = subprocess.run([path, command, "--help"], capture_output=True, text=True, timeout=120, check=True)
+    return set(re.findall(r"(?<![\w-])--[a-z0-9][a-z0-9-]*", shown.stdout))

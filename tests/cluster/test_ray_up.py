@@ -12,7 +12,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from cluster_tools import ROOT, pinned_in, pins, read
+from cluster_tools import ROOT, options_of, pinned_in, pins, read
 
 CLOUDS = ("aws", "gcp", "azure")
 ALL = (*CLOUDS, "on_prem")
@@ -126,6 +126,12 @@ def test_the_dashboard_is_for_the_head_alone_and_ray_wants_a_token(config: dict[
     assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][-1]
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
     assert "chmod 600 ~/.ray/auth_token" in config["setup_commands"]
+
+
+def test_ray_start_knows_the_options(config: dict[str, Any]) -> None:
+    commands = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
+    given = re.findall(r"(--[a-z-]+)", " ".join(command.partition("&&")[0] for command in commands))
+    assert set(given) <= options_of("ray", "start")
 
 
 def test_no_secret_is_in_the_file(config: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -19,7 +20,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from cluster_tools import CLUSTER, ROOT
+from cluster_tools import CLUSTER, ROOT, options_of
 
 from raytuner.journal import DriverStarted, Folder, JournalReader, replay
 
@@ -208,3 +209,9 @@ def test_the_script_is_sound() -> None:
     subprocess.run(["bash", "-n", str(SCRIPT)], check=True)
     if shutil.which("shellcheck"):
         subprocess.run(["shellcheck", "--severity=warning", str(SCRIPT)], check=True)
+
+
+def test_ray_start_knows_the_options() -> None:
+    script = SCRIPT.read_text()
+    node = script[script.index("ray_node() {") : script.index("\n}\n")]
+    assert set(re.findall(r"(?<![\w-])--[a-z-]+", node)) <= options_of("ray", "start")
