@@ -49,6 +49,9 @@ def test_images_are_pinned(services: dict[str, Any]) -> None:
     assert all(re.fullmatch(r"\d+\.\d+(\.\d+)?", tag) for tag in tags.values()), tags
     assert {tags[name] for name in RAY_NODES} == {raytuner.__version__}
     assert tags["mlflow"] == tags["bucket"] == pins()["mlflow"]
+    targets = {name: service["build"]["target"] for name, service in services.items() if "build" in service}
+    assert targets == {**dict.fromkeys(RAY_NODES, "raytuner"), "mlflow": "mlflow", "bucket": "mlflow"}
+    assert {service["build"]["context"] for service in services.values() if "build" in service} == {"../.."}
 
 
 def test_only_this_machine_reaches_a_port(services: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,7 @@ def test_every_package_is_pinned_as_the_tests_pin_it(config: dict[str, Any]) -> 
         for package, version in pinned_in(command).items():
             assert known.get(package, version) == version
     assert any("--python 3.11" in command for command in commands)
+    assert "cluster" in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert config["file_mounts"]["~/raytuner/constraints.txt"] == "constraints.txt"
 
 

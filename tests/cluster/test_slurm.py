@@ -25,6 +25,7 @@ from cluster_tools import CLUSTER, ROOT, options_of
 from raytuner.journal import DriverStarted, Folder, JournalReader, replay
 
 SCRIPT = CLUSTER / "slurm" / "raytuner.sbatch"
+SMALL = ("--cpus-per-task=2", "--gpus-per-node=1", "--time=10", "--parsable")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scancel", "sinfo")
 
 OBJECTIVE = """
@@ -32,8 +33,9 @@ import time
 
 
 def train(trial):
-    for step in trial.steps():
+    for step in trial.steps(done=0):
         time.sleep(0.5)
+        trial.state["done"] = step
         trial.report(loss=abs(trial.config["x"]) + 1 / step)
 """
 
@@ -52,6 +54,7 @@ def _configuration(folder: Path) -> str:
     )
     return f"""
 ClusterName=test
+FirstJobId={100_000 + secrets.randbelow(900_000)}
 SlurmctldHost={host}(127.0.0.1)
 SlurmUser={user}
 SlurmdUser={user}
@@ -152,6 +155,7 @@ def _processes_of(job: str, folder: Path) -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.timeout(420)
 def test_a_job_ends_in_order_before_its_time_limit_and_queues_itself_to_go_on(slurm: Slurm, tmp_path: Path) -> None:
     definition = {
         "name": "tiny",
@@ -165,8 +169,7 @@ def test_a_job_ends_in_order_before_its_time_limit_and_queues_itself_to_go_on(sl
     }
     (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(definition))
     (tmp_path / "objective.py").write_text(OBJECTIVE)
-    small = ("--cpus-per-task=2", "--gpus-per-node=1", "--time=10", "--parsable")
-    job = slurm("sbatch", *small, str(SCRIPT), "experiment.yaml", "--set", f"storage={tmp_path}/results", cwd=tmp_path)
+    job = slurm("sbatch", *SMALL, str(SCRIPT), "experiment.yaml", "--set", f"storage={tmp_path}/results", cwd=tmp_path)
     log, folder = tmp_path / f"raytuner-{job}.log", Folder(tmp_path / "results" / "tiny")
 
     def trained() -> int:
@@ -202,6 +205,19 @@ def test_a_job_ends_in_order_before_its_time_limit_and_queues_itself_to_go_on(sl
     assert _processes_of(job, tmp_path) == []
     assert not token.parent.exists()
     assert list(Path("/tmp").glob(f"ray-{job}-*")) == []
+
+
+def test_a_job_whose_ray_does_not_start_ends_and_says_so(slurm: Slurm, tmp_path: Path) -> None:
+    (tmp_path / "ray").write_text("#!/bin/sh\necho no room for Ray here\nexit 1\n")
+    (tmp_path / "ray").chmod(0o755)
+    path = os.pathsep.join([str(tmp_path), str(Path(sys.executable).parent), os.environ["PATH"]])
+    job = slurm("sbatch", *SMALL, f"--export=ALL,PATH={path}", str(SCRIPT), "experiment.yaml", cwd=tmp_path)
+    _wait_until(lambda: not slurm("squeue", "-h"), 60, "the job has ended")
+    text = (tmp_path / f"raytuner-{job}.log").read_text()
+    assert "no room for Ray here" in text
+    assert "Ray did not start" in text
+    assert "JobState=FAILED" in slurm("scontrol", "show", "job", job)
+    assert not (tmp_path / f".raytuner-{job}").exists()
 
 
 def test_the_script_is_sound() -> None:
