@@ -7,6 +7,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -21,6 +22,8 @@ __all__ = ["ClientStore", "calm_environment"]
 _Answer = TypeVar("_Answer")
 
 _METRICS = 800  # an MLflow batch takes 1000 entries and 1 MB
+_AT_ONCE = 8
+"""Runs that are written at the same time: most of it is waiting for the store."""
 _PAIRS = 50  # ... of which 100 parameters (6000 characters each) and 100 tags (8000)
 
 _PERMANENT = frozenset({
@@ -56,6 +59,7 @@ class ClientStore:
     def __init__(self, uri: str) -> None:
         self._uri = uri
         self.experiment_id = ""
+        self._pool = ThreadPoolExecutor(1 if uri.startswith("sqlite") else _AT_ONCE, "mlflow")
         self._client: Any = self._ask(self._connect)
 
     def _connect(self) -> Any:
@@ -117,23 +121,22 @@ class ClientStore:
         return {run.data.tags.get(TRIAL, PARENT): Run(run.info.run_id, run.info.artifact_uri) for run in found_runs}
 
     def create(self, births: Mapping[str, Birth], parent: Run | None) -> dict[str, Run]:
-        runs = {}
-        for trial, birth in births.items():
+        def one(birth: Birth) -> Run:
             nesting = {"mlflow.parentRunId": parent.id} if parent else {}
             tags = {**birth.tags, **nesting, "mlflow.user": birth.user}
             run = self._ask(self._client.create_run, self.experiment_id, birth.started, tags, birth.name)
-            runs[trial] = Run(run.info.run_id, run.info.artifact_uri)
-        return runs
+            return Run(run.info.run_id, run.info.artifact_uri)
+
+        return dict(zip(births, self._pool.map(one, births.values()), strict=True))
 
     def write(self, updates: Mapping[str, Update]) -> None:
-        refused: list[str] = []
-        for run_id, update in updates.items():
-            try:
-                self._ask(self._write, run_id, update)
-            except StoreAway:
-                raise
-            except TrackingError as error:  # one run that was deleted must not hold up all others
-                refused.append(str(error))
+        written = [self._pool.submit(self._ask, self._write, run_id, update) for run_id, update in updates.items()]
+        wait(written)
+        problems = [error for each in written if (error := each.exception()) is not None]
+        for error in problems:
+            if not isinstance(error, TrackingError) or isinstance(error, StoreAway):
+                raise error
+        refused = [str(error) for error in problems]  # one run that was deleted must not hold up all others
         if refused:
             raise TrackingError(f"{len(refused)} runs could not be written; the first: {refused[0]}")
 
@@ -193,7 +196,7 @@ class ClientStore:
         )
 
     def close(self) -> None:
-        pass
+        self._pool.shutdown()
 
 
 def _short(text: str) -> str:

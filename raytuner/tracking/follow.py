@@ -21,7 +21,8 @@ from raytuner.tracking.translate import Translator
 
 __all__ = ["Follower"]
 
-_CHUNK = 2000  # events between two flushes: bounds memory, and what is done twice after a kill
+_CHUNK = 20_000  # events between two flushes: bounds memory, and what is done twice after a kill; a run costs as much
+# for many metrics as for one, so what has fallen behind catches up in large chunks
 _BACKOFF = (1.0, 30.0)  # seconds between two tries, doubled from the first to the second
 
 
