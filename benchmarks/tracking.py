@@ -3,8 +3,8 @@
 python benchmarks/tracking.py [--rate 500] [--seconds 240] [--server] [--output benchmarks/results/DATE-tracking.md]
 
 Starts a PostgreSQL of its own (Debian's package ``postgresql``; the programs must be found, and it runs as the user
-``postgres`` where this is root), and with ``--server`` an MLflow server before it. The journal is written as a driver of
-128 slots would, whose trials make 60 results of three metrics each; the tracker is the real one, in its own process.
+``postgres`` where this is root), and with ``--server`` an MLflow server before it. The journal is written as a driver
+of 128 slots would, whose trials make 60 results of three metrics each; the tracker is the real one, in its own process.
 """
 
 from __future__ import annotations

@@ -62,7 +62,8 @@ def _database(uri: str) -> str:
         create_engine(uri, connect_args=arguments).connect().close()
     except ImportError as error:
         missing = error.name or error
-        return f"its driver is not installed ({missing}); add it to what the nodes have, or to cluster.requirements"
+        extra = "raytuner[postgresql]" if uri.startswith("postgresql") else missing
+        return f"its driver is not installed ({missing}); add {extra} to the nodes' image, or to cluster.requirements"
     except (SQLAlchemyError, ValueError) as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         return f"it cannot be used ({reason}); start the database, or mend the address, the user or the password"
