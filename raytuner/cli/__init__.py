@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from raytuner import __version__
+from raytuner.cli.cluster import answer, checked_plan, doctor, elsewhere, forward, launch
+from raytuner.cli.printing import FAILED, INTERRUPTED, USAGE, print_json
 from raytuner.errors import DefinitionError, PlanError, RaytunerError
 
 __all__ = ["main"]
-
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,8 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.arguments = list(arguments if arguments is not None else sys.argv[1:])
     call: Callable[[argparse.Namespace], int] = options.call
     try:
-        address = _elsewhere(options)
-        return _forward(options, address) if address is not None else call(options)
+        address = elsewhere(options)
+        return forward(options, address) if address is not None else call(options)
     except (DefinitionError, PlanError) as error:
         _complain(options, error)
         return USAGE
@@ -48,17 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _complain(options: argparse.Namespace, error: RaytunerError) -> None:
     if getattr(options, "json", False):
         problems = [vars(p) for p in error.problems] if isinstance(error, DefinitionError) else []
-        _print_json({"schema": "raytuner.error/1", "error": str(error), "problems": problems})
+        print_json({"schema": "raytuner.error/1", "error": str(error), "problems": problems})
         return
     lines = [str(problem) for problem in error.problems] if isinstance(error, DefinitionError) else [str(error)]
     for line in lines:
         print(line, file=sys.stderr)
     if len(lines) > 1:
         print(f"{len(lines)} problems", file=sys.stderr)
-
-
-def _print_json(data: dict[str, Any]) -> None:
-    print(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 # -- a definition ----------------------------------------------------------------------------------------------------
@@ -78,7 +74,7 @@ def _plan(options: argparse.Namespace, machine: Any = None) -> Any:
 def _validate(options: argparse.Namespace) -> int:
     plan = _plan(options)
     if options.json:
-        _print_json({"schema": "raytuner.validate/1", "valid": True, "name": plan.experiment.name})
+        print_json({"schema": "raytuner.validate/1", "valid": True, "name": plan.experiment.name})
         return 0
     for warning in plan.warnings:
         print(f"warning: {warning}")
@@ -89,7 +85,7 @@ def _validate(options: argparse.Namespace) -> int:
 def _show_plan(options: argparse.Namespace) -> int:
     plan = _plan(options)
     if options.json:
-        _print_json(plan.to_dict())
+        print_json(plan.to_dict())
     else:
         print("\n".join(plan.describe()))
     return 0
@@ -110,7 +106,7 @@ def _simulate(options: argparse.Namespace) -> int:
     if options.plot:
         result.plot(options.plot)
     if options.json:
-        _print_json(result.to_dict())
+        print_json(result.to_dict())
     else:
         print("\n".join(result.describe()))
     return 0
@@ -136,23 +132,7 @@ def _try(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     from raytuner.launch import drive, machine
 
-    return _outcome(drive(_checked(options) if options.preflight else _plan(options, machine)))
-
-
-def _checked(options: argparse.Namespace) -> Any:
-    """The plan, once the preflight has passed, whose outcome is told to the ``launch`` that waits for it."""
-    from raytuner.errors import LaunchError
-    from raytuner.launch.answer import answer_line
-    from raytuner.launch.doctor import examine, judge
-
-    report, plan = examine(options.file, options.set, os.environ.get("RAY_ADDRESS"))
-    findings = judge(report, json.loads(options.preflight))
-    errors = [f"{each.where}: {each.text}" for each in findings if each.level == "error"]
-    told = "\n".join(errors or map(str, findings))
-    print(f"\n{answer_line(int(bool(errors)), '', told)}", flush=True)
-    if errors or plan is None:
-        raise LaunchError("the preflight found errors, and nothing was started")
-    return plan
+    return _outcome(drive(checked_plan(options) if options.preflight else _plan(options, machine)))
 
 
 def _replay(options: argparse.Namespace) -> int:
@@ -163,177 +143,6 @@ def _replay(options: argparse.Namespace) -> int:
 
 def _outcome(state: Any) -> int:
     return {"finished": 0, "interrupted": INTERRUPTED}.get(state.status, FAILED)
-
-
-# -- a cluster -------------------------------------------------------------------------------------------------------
-
-_ANSWERING = "RAYTUNER_ANSWERING"
-"""Set where a command is carried out for another machine, and so here."""
-
-
-def _launch(options: argparse.Namespace) -> int:
-    from raytuner.definition import load
-    from raytuner.errors import LaunchError
-    from raytuner.launch.remote import RemoteCluster, cluster_address
-
-    overrides = [*options.set, *([f"name={options.name}"] if options.name else [])]
-    address = cluster_address(options.address, load(options.file, overrides))
-    if address is None:
-        raise LaunchError(
-            "launch needs the address of a cluster's dashboard: --address http://head:8265, cluster: in the "
-            "definition, or RAY_ADDRESS"
-        )
-    cluster = RemoteCluster(address)
-    job, package, warnings = cluster.launch(options.file, overrides)
-    for note in (*package.notes, *warnings):
-        print(note, file=sys.stderr)
-    name = job.metadata["raytuner.name"]
-    print(f"{name} is launched: job {job.id} on {address}, with {package.files} files ({package.size / 1000:.0f} kB)")
-    print(f"  results  {job.metadata['raytuner.storage']}")
-    for command in ("status", "logs", "stop", "best"):
-        print(f"  raytuner {command} {name} --address {address}")
-    return _follow(cluster, job) if options.follow else 0
-
-
-def _follow(cluster: Any, job: Any) -> int:
-    """Print what a driver prints, until it ends; Ctrl-C leaves it to itself."""
-    try:
-        for line in cluster.follow(job):
-            print(line, end="", flush=True)
-    except KeyboardInterrupt:
-        print(f"\nno longer following; {job.metadata['raytuner.name']} goes on (`raytuner stop` ends it)")
-        return INTERRUPTED
-    return 0 if cluster.outcome(job).status == "SUCCEEDED" else FAILED
-
-
-def _doctor(options: argparse.Namespace) -> int:
-    from raytuner.definition import load
-    from raytuner.launch.doctor import describe, examine, judge, versions_here
-    from raytuner.launch.remote import RemoteCluster, cluster_address
-
-    if os.environ.get(_ANSWERING):
-        _print_json(examine(options.file, options.set, os.environ.get("RAY_ADDRESS"))[0])
-        return 0
-    address = cluster_address(options.address, load(options.file, options.set) if options.file else None)
-    if address is not None:
-        report = RemoteCluster(address).doctor(options.file, options.set)
-    else:
-        report, _ = examine(options.file, options.set, os.environ.get("RAY_ADDRESS"))
-    findings = judge(report, versions_here())
-    errors = sum(finding.level == "error" for finding in findings)
-    if options.json:
-        _print_json({**report, "findings": [vars(finding) for finding in findings]})
-    else:
-        print("\n".join([*describe(report), *map(str, findings)]))
-        print(f"{errors} errors, {len(findings) - errors} warnings" if findings else "nothing speaks against it")
-    return FAILED if errors else 0
-
-
-def _elsewhere(options: argparse.Namespace) -> str | None:
-    """The cluster that has to answer, where a command about an experiment is not for this machine."""
-    if not hasattr(options, "address") or not hasattr(options, "dir") or os.environ.get(_ANSWERING):
-        return None
-    from raytuner.launch.remote import cluster_address
-
-    if options.address is not None:
-        return cluster_address(options.address)
-    # A name that is no folder here is one on the cluster that the environment names.
-    named = options.dir is not None and "/" not in options.dir and not Path(options.dir).exists()
-    return cluster_address(None) if named else None
-
-
-def _forward(options: argparse.Namespace, address: str) -> int:
-    from raytuner.errors import LaunchError
-    from raytuner.launch.answer import EXPORT, unpack
-    from raytuner.launch.remote import RemoteCluster
-
-    command, cluster = options.arguments[0], RemoteCluster(address)
-    if options.dir is None:
-        if command != "status":
-            raise LaunchError(f"{address}: which experiment? `raytuner status --address {address}` lists them")
-        return _list_launched(options, cluster)
-    if command == "resume":
-        job = cluster.resume(options.dir)
-        print(f"{job.metadata['raytuner.name']} goes on: job {job.id} on {address}")
-        return _follow(cluster, job) if options.follow else 0
-    if command == "logs" and options.trial is None:
-        job, output = cluster.driver_output(options.dir)
-        if options.follow:
-            return _follow(cluster, job)
-        print(output, end="")
-        return 0
-    arguments = _without_address(options)
-    place = cluster.place(options.dir)
-    arguments[arguments.index(options.dir, 1)] = place
-    if command == "logs" and options.follow:
-        for line in cluster.stream(arguments):
-            print(line, end="", flush=True)
-        return 0
-    export, there = getattr(options, "export", None), ""
-    if export is not None:
-        there = EXPORT + Path(export).suffix
-        given = (export, f"--export={export}")
-        arguments = [part.replace(export, there) if part in given else part for part in arguments]
-    answer = cluster.ask(arguments)
-    if export is not None and answer.export is not None:
-        unpack(answer.export, Path(export))
-    print(answer.out.replace(there, str(export)) if there else answer.out, end="")
-    print(answer.err, end="", file=sys.stderr)
-    return answer.code
-
-
-def _without_address(options: argparse.Namespace) -> list[str]:
-    arguments, kept = iter(options.arguments), []
-    for part in arguments:
-        if part == "--address":
-            next(arguments)
-        elif not part.startswith("--address="):
-            kept.append(part)
-    return kept
-
-
-def _list_launched(options: argparse.Namespace, cluster: Any) -> int:
-    newest: dict[str, Any] = {}
-    for job in cluster.experiments():
-        newest.setdefault(job.metadata["raytuner.name"], job)
-    if options.json:
-        rows = [
-            {"name": name, "job": job.id, "status": job.status, "storage": job.metadata["raytuner.storage"]}
-            for name, job in newest.items()
-        ]
-        _print_json({"schema": "raytuner.launched/1", "experiments": rows})
-        return 0
-    for name, job in newest.items():
-        begun = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.started))
-        print(f"{name:<30} {job.status.lower():<10} {begun}  {job.metadata['raytuner.storage']}")
-    if not newest:
-        print("no experiment was launched since the cluster was started")
-    return 0
-
-
-def _answer(options: argparse.Namespace) -> int:
-    """Carry a command out, and print what it says as one line, with what it exports."""
-    import contextlib
-    import io
-    import tempfile
-
-    from raytuner.launch.answer import EXPORT, answer_line
-
-    os.environ[_ANSWERING] = "1"
-    out, err = io.StringIO(), io.StringIO()
-    with tempfile.TemporaryDirectory(prefix="raytuner-") as folder:
-        exported = [part for part in options.command if EXPORT in part]
-        arguments = [part.replace(EXPORT, f"{folder}/{EXPORT}") for part in options.command]
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            try:
-                code = main(arguments)
-            except SystemExit as end:  # of argparse
-                code = int(end.code or 0)
-        name = exported[0].partition("=")[2] or exported[0] if exported else None
-        text = out.getvalue().replace(f"{folder}/", "")
-        line = answer_line(code, text, err.getvalue(), Path(folder, name) if name is not None else None)
-    print(f"\n{line}", flush=True)
-    return 0
 
 
 # -- a folder of results ---------------------------------------------------------------------------------------------
@@ -386,7 +195,7 @@ def _status(options: argparse.Namespace) -> int:
 
     folder = _folder(options)
     if options.json:
-        _print_json(status(folder))
+        print_json(status(folder))
     else:
         print("\n".join(status_lines(folder)))
     return 0
@@ -402,7 +211,7 @@ def _best(options: argparse.Namespace) -> int:
             print(f"exported to {target}")
             return 0
     if options.json:
-        _print_json(best(folder))
+        print_json(best(folder))
     else:
         print("\n".join(best_lines(folder)))
     return 0
@@ -447,7 +256,7 @@ def _why(options: argparse.Namespace) -> int:
 
     folder = _folder(options)
     if options.json:
-        _print_json(why(folder, options.trial))
+        print_json(why(folder, options.trial))
     else:
         print("\n".join(why_lines(folder, options.trial)))
     return 0
@@ -538,19 +347,19 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--name", help="another name, when the definition's is taken")
     command.add_argument("--preflight", help=argparse.SUPPRESS)  # by launch: look first, and tell
     text = "Check the definition and the cluster, and hand the experiment over; its driver runs on the head node."
-    command = of_file(add("launch", _launch, text))
+    command = of_file(add("launch", launch, text))
     command.add_argument("--address", help="the cluster's dashboard: http://head:8265")
     command.add_argument("--name", help="another name, when the definition's is taken")
     command.add_argument("--follow", action="store_true", help="show what the driver prints, until it ends")
     text = "Check what trials need on every node: versions, GPUs, disks, clocks; with a definition, all that it needs."
-    command = add("doctor", _doctor, text, json_too=True)
+    command = add("doctor", doctor, text, json_too=True)
     command.add_argument("file", nargs="?", help="an experiment's definition (YAML)")
     command.add_argument(
         "--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="override a field; may be repeated"
     )
     command.add_argument("--address", help="the cluster's dashboard, http://head:8265; this machine by default")
     command = commands.add_parser("answer")  # for the jobs of launch and its like: no word for people
-    command.set_defaults(call=_answer)
+    command.set_defaults(call=answer)
     command.add_argument("command", nargs=argparse.REMAINDER)
     command = of_cluster(of_folder(add("resume", _resume, "Go on with an interrupted experiment.")))
     command.add_argument("--follow", action="store_true", help="of a cluster: show what the driver prints")
@@ -596,7 +405,3 @@ def _parser() -> argparse.ArgumentParser:
     command = add("schema", _schema, "Print the definition's JSON Schema, for editors.")
     command.add_argument("--output", metavar="FILE", help="write it to a file")
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())
