@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 from raytuner import __version__
 from raytuner.cli.cluster import answer, checked_plan, doctor, elsewhere, forward, launch
 from raytuner.cli.printing import FAILED, INTERRUPTED, USAGE, print_json
-from raytuner.errors import DefinitionError, PlanError, RaytunerError
+from raytuner.errors import DefinitionError, JournalError, PlanError, RaytunerError
 
 __all__ = ["main"]
 
@@ -130,9 +131,15 @@ def _try(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from raytuner.launch import drive, machine
+    from raytuner.journal import Folder
+    from raytuner.launch import drive, machine, plan_of
 
-    return _outcome(drive(checked_plan(options) if options.preflight else _plan(options, machine)))
+    plan = checked_plan(options) if options.preflight else _plan(options, machine)
+    before = None
+    if options.resume:
+        with contextlib.suppress(JournalError):  # there is none
+            before = Folder.find(plan.storage)
+    return _outcome(drive(plan) if before is None else drive(plan_of(before), resuming=True))
 
 
 def _replay(options: argparse.Namespace) -> int:
@@ -227,8 +234,6 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _logs(options: argparse.Namespace) -> int:
-    from raytuner.errors import JournalError
-
     if options.trial is None:
         raise JournalError("logs: which trial? Name it, such as 17; without one, the logs are a cluster's driver's")
     folder = _folder(options)
@@ -345,6 +350,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--steps", type=int, default=3, help="how many steps (default 3)")
     command = of_file(add("run", _run, "Run an experiment."))
     command.add_argument("--name", help="another name, when the definition's is taken")
+    text = "go on with it as it was defined then, where there is one of this name; for what starts commands again"
+    command.add_argument("--resume", action="store_true", help=text)
     command.add_argument("--preflight", help=argparse.SUPPRESS)  # by launch: look first, and tell
     text = "Check the definition and the cluster, and hand the experiment over; its driver runs on the head node."
     command = of_file(add("launch", launch, text))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -157,13 +156,3 @@ def test_the_images_are_pinned_and_run_without_root() -> None:
             assert pins().get(package, version) == version
     stages = " ".join("\n" + " ".join(words) if words[0] == "FROM" else " ".join(words) for words in instructions)
     assert all("USER 1000:1000" in stage for stage in stages.split("\nFROM")[1:])
-
-
-@pytest.mark.parametrize(("there", "command"), [(0, "resume folder"), (1, "run file.yaml --set budget.trials=2")])
-def test_run_or_resume(there: int, command: str, tmp_path: Path) -> None:
-    """With a stand-in for raytuner, whose `status` says whether the experiment is there."""
-    (tmp_path / "raytuner").write_text(f'#!/bin/sh\nif [ "$1" = status ]; then exit {there}; fi\necho "$@"\n')
-    (tmp_path / "raytuner").chmod(0o755)
-    words = [str(CLUSTER / "docker" / "run_or_resume"), "folder", "file.yaml", "--set", "budget.trials=2"]
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    assert subprocess.run(words, env=environment, capture_output=True, text=True).stdout.strip() == command

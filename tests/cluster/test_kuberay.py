@@ -94,11 +94,12 @@ def test_a_planted_mistake_is_found(
         _validator(kind).validate(wrong)
 
 
-def test_a_job_brings_the_same_cluster_with_one_worker() -> None:
+def test_a_job_brings_the_same_cluster_and_may_use_all_of_it() -> None:
     standing, job = _documents("raycluster")[0]["spec"], _documents("rayjob")[0]["spec"]
-    assert [group.pop("replicas") for group in standing["workerGroupSpecs"]] == [0]
-    assert [group.pop("replicas") for group in job["rayClusterSpec"]["workerGroupSpecs"]] == [1]
     assert standing == job["rayClusterSpec"]
+    assert [group["replicas"] for group in standing["workerGroupSpecs"]] == [0]
+    most = sum(group["maxReplicas"] for group in standing["workerGroupSpecs"])
+    assert f"--set resources.concurrent_trials={most}" in job["entrypoint"]  # nobody but KubeRay knows
 
 
 def test_versions_agree(cluster: dict[str, Any]) -> None:

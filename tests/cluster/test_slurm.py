@@ -193,7 +193,7 @@ def test_a_job_ends_in_order_before_its_time_limit_and_queues_itself_to_go_on(sl
 
     text = log.read_text()
     assert "DUE TO JOB REQUEUE" in text
-    assert f"raytuner resume {folder.path}" in text
+    assert "raytuner run experiment.yaml --resume --set storage=" in text
     assert secret not in text
     state = replay(folder)
     assert state.status == "finished"

@@ -176,7 +176,7 @@ def test_ctrl_c_ends_cleanly_or_asked_twice_at_once_and_a_resume_finishes(tmp_pa
         cut = [t for t in before.trials.values() if t.reason.startswith("interrupted")]
         assert cut
         assert all(t.last_checkpoint is not None and t.last_checkpoint.step == t.step for t in cut if t.step)
-    raytuner("resume", str(folder.path))
+    raytuner("run", str(tmp_path / "experiment.yaml"), "--resume")  # where it is there, what `resume DIR` does
     after = replay(folder)
     assert after.status == "finished"
     assert [t.status for t in after.trials.values()] == ["finished"] * 4
