@@ -170,12 +170,11 @@ def test_no_pod_has_rights_that_it_does_not_need(cluster: dict[str, Any]) -> Non
 
 def test_the_job_names_an_experiment_that_is_in_the_image() -> None:
     job = _documents("rayjob")[0]["spec"]
-    program, folder, file, *options = job["entrypoint"].split()
-    assert (CLUSTER / "docker" / program).exists()
-    assert options[0::2] == ["--set"] * 2
+    program, command, file, resume, *options = job["entrypoint"].split()
+    assert (program, command, resume) == ("raytuner", "run", "--resume")
+    assert options[0::2] == ["--set"] * 3
     definition = load(ROOT / file.removeprefix("/opt/raytuner/"), options[1::2])
-    assert folder == f"{definition.storage}/{definition.name}"
-    assert folder.startswith(SHARED)
+    assert definition.storage.startswith(SHARED)
     assert not set(job["entrypoint"]) & set("'\"`$;|")
     assert job["shutdownAfterJobFinishes"] is True
     assert job["backoffLimit"] >= 1
