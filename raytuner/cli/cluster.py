@@ -34,11 +34,11 @@ def launch(options: argparse.Namespace) -> int:
             "definition, or RAY_ADDRESS"
         )
     cluster = RemoteCluster(address)
-    job, package, warnings = cluster.launch(options.file, overrides)
+    job, package, warnings = cluster.launch(options.file, overrides, lambda text: print(text, file=sys.stderr))
     for note in (*package.notes, *warnings):
         print(note, file=sys.stderr)
     name = job.metadata["raytuner.name"]
-    print(f"{name} is launched: job {job.id} on {address}, with {package.files} files ({package.size / 1000:.0f} kB)")
+    print(f"{name} is launched: job {job.id} on {address}")
     print(f"  results  {job.metadata['raytuner.storage']}")
     for command in ("status", "logs", "stop", "best"):
         print(f"  raytuner {command} {name} --address {address}")

@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ class JobServer:
         *,
         id: str | None = None,
         folder: Path | None = None,
-        pip: Mapping[str, Any] | None = None,
+        pip: Sequence[str] | None = None,
         env: Mapping[str, str] | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> str:
@@ -116,7 +116,7 @@ class JobServer:
         if folder is not None:
             environment["working_dir"] = str(folder)
         if pip is not None:
-            environment["pip"] = dict(pip)
+            environment["pip"] = list(pip)
         limit = time.monotonic() + AGENT_SECONDS
         while True:
             with self._told():

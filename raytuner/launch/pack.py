@@ -123,10 +123,13 @@ def pack(plan: Plan, target: Path) -> Package:
     return Package(target, file, len(chosen), sum(sizes.values()), tuple(notes))
 
 
-def requirements_of(root: Path, file: str) -> dict[str, list[str]]:
-    """Ray's runtime environment for a file of pip requirements: ``-r`` is followed, ``-c`` becomes an option."""
+def requirements_of(root: Path, file: str) -> tuple[list[str], list[str]]:
+    """The lines of a file of pip requirements for Ray's runtime environment, and the files of constraints they name.
+
+    ``-r`` is followed; ``-c`` names the file as it lies in the package, by the variable that Ray sets for pip.
+    """
     lines: list[str] = []
-    options: list[str] = []
+    named: list[str] = []
 
     def read(path: Path) -> None:
         for line in (root / path).read_text().splitlines():
@@ -135,13 +138,13 @@ def requirements_of(root: Path, file: str) -> dict[str, list[str]]:
             if option in ("-r", "--requirement"):
                 read(path.parent / other.strip())
             elif option in ("-c", "--constraint"):
-                place = os.path.normpath(path.parent / other.strip())
-                options.extend(["--constraint", f"${{RAY_RUNTIME_ENV_CREATE_WORKING_DIR}}/{place}"])
+                named.append(os.path.normpath(path.parent / other.strip()))
+                lines.append(f"-c ${{RAY_RUNTIME_ENV_CREATE_WORKING_DIR}}/{named[-1]}")
             elif line:
                 lines.append(line)
 
     read(Path(file))
-    return {"packages": lines, **({"pip_install_options": options} if options else {})}
+    return lines, named
 
 
 def git_state(root: Path) -> dict[str, str | bool]:

@@ -10,7 +10,7 @@ import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -69,8 +69,12 @@ class RemoteCluster:
             plan, package = _packed(file, overrides, Path(folder))
             return self._examine((plan, package), overrides)
 
-    def launch(self, file: str, overrides: Sequence[str]) -> tuple[Job, Package, list[str]]:
+    def launch(
+        self, file: str, overrides: Sequence[str], say: Callable[[str], None] = lambda text: None
+    ) -> tuple[Job, Package, list[str]]:
         """Hand an experiment to the cluster; returns its job once nothing was found to speak against it, and warnings.
+
+        say: told what is waited for.
 
         The job begins with the preflight, and goes on as the driver if that finds no error. Raises LaunchError with
         all that it finds, DefinitionError and PlanError.
@@ -83,6 +87,8 @@ class RemoteCluster:
             here = json.dumps(versions_here())
             command = ["python", "-m", "raytuner", "run", package.file, *_sets(overrides), "--preflight", here]
             job = self._drive(name, place, command, Path(folder), _environment(plan))
+        installs = "installs cluster.requirements and " if plan.experiment.cluster.requirements else ""
+        say(f"{package.files} files ({package.size / 1000:.0f} kB) are sent; the cluster {installs}looks at its nodes")
         try:
             answer = self._answer_of(job.id, whole=False)
         except BaseException:
@@ -219,6 +225,10 @@ class RemoteCluster:
                 f"{self.address}: the head node's Python has no raytuner of this version; install it on all nodes, or "
                 "name a file that holds it in cluster.requirements"
             )
+        if "runtime_env setup failed" in job.message:
+            _, mark, said = job.message.rpartition("of stdout:")
+            said = "\n".join((said if mark else job.message).strip().splitlines()[-15:])
+            return f"{self.address}: the nodes could not install what cluster.requirements asks for:\n{said}"
         tail = "\n".join(output.splitlines()[-15:])
         return f"{self.address}: the head node did not answer: {job.message}\n{tail}".rstrip()
 
@@ -270,7 +280,5 @@ def _environment(plan: Plan) -> dict[str, Any]:
     file = plan.experiment.cluster.requirements
     if file is None:
         return {}
-    pip = requirements_of(plan.import_root, file)
-    prefix = "${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/"
-    named = [option.removeprefix(prefix) for option in pip.get("pip_install_options", []) if prefix in option]
-    return {"pip": pip, "files": {path: (plan.import_root / path).read_text() for path in named}}
+    lines, named = requirements_of(plan.import_root, file)
+    return {"pip": lines, "files": {path: (plan.import_root / path).read_text() for path in named}}

@@ -104,10 +104,9 @@ def test_what_the_definition_names_goes_though_git_does_not_know_it(project: Pat
     named = {"train.py", "experiments/toy.yaml", "requirements.txt", "more.txt", "pins.txt", "big.bin"}
     assert set(files) == named | {"extra/a.json", "extra/deep/b.json", "pyproject.toml", PACKAGE_MARK}
     assert any("other.py" in note and "git add" in note for note in package.notes)
-    assert requirements_of(project, "requirements.txt") == {
-        "packages": ["einops"],
-        "pip_install_options": ["--constraint", "${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/pins.txt"],
-    }
+    lines, files_of_constraints = requirements_of(project, "requirements.txt")
+    assert lines == ["einops", "-c ${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/pins.txt"]
+    assert files_of_constraints == ["pins.txt"]
 
 
 SECRETS = [".env", ".env.local", "deploy/id_rsa", "certs/server.key", ".aws/config", "my-service-account-7.json"]
