@@ -110,6 +110,9 @@ class Site:
             path.mkdir(parents=True, exist_ok=True)
         self.token.write_text(secrets.token_hex(32))
         self.token.chmod(0o600)
+        # Who asks for a name must not wait for a server that is out of reach.
+        (self.folder / "hosts").write_text("127.0.0.1 localhost\n" + "".join(f"{address(h)} {h}\n" for h in HOSTS))
+        (self.folder / "resolv.conf").write_text("")
         (self.project / "train.py").write_text(TRAIN)
         (self.project / "pyproject.toml").write_text("")
         Path("/run/netns").mkdir(exist_ok=True)
@@ -179,8 +182,9 @@ class Site:
         return log
 
     def _on(self, host: str, command: list[str], *, private: bool) -> list[str]:
-        mounts = " && ".join(f"mount -t tmpfs none {path}" for path in self._private) if private else "true"
-        inside = f'hostname {host} && {mounts} && exec "$@"'
+        own = [f"mount --bind {self.folder}/{name} /etc/{name}" for name in ("hosts", "resolv.conf")]
+        own += [f"mount -t tmpfs none {path}" for path in self._private] if private else []
+        inside = f'hostname {host} && {" && ".join(own)} && exec "$@"'
         return ["ip", "netns", "exec", host, "unshare", "--uts", "--mount", "sh", "-c", inside, host, *command]
 
     def listens(self, host: str, port: int) -> None:
