@@ -54,13 +54,13 @@ class AutoSearch(Search):
         trials: None when they are not limited. slots: trials at once. size: of the space, None when it is infinite.
         rungs: the steps at which values are told, the last one included.
         """
-        if slots > CROWD:
-            return f"mostly genetic, since with {slots} trials at once proposals must be cheap"
+        most = min(number for number in (trials, size, math.inf) if number is not None)
         how = "bayesian, which learns most from each trial"
         if rungs > 1:
             how += f", with a model for each of {rungs} rungs"
-        most = min(number for number in (trials, size, math.inf) if number is not None)
-        if most > FEW:
+        if min(slots, most) > CROWD:
+            how += f"; beyond {CROWD} trials at once mostly genetic, since proposals must be cheap"
+        elif most > FEW:
             how += f"; after {FEW} trials mostly genetic, since proposals must be cheap"
         if most == size:
             how += f"; until all of the {size} configurations were tried"
@@ -76,8 +76,8 @@ class AutoSearch(Search):
             member.forget()
 
     def _propose(self, rng: np.random.Generator, number: int) -> Config | None:
-        pending = sum(trial.status == "pending" for trial in self.trials.values())
-        many = len(self.trials) >= FEW or pending >= CROWD
+        under_way = sum(trial.status in ("pending", "running") for trial in self.trials.values())
+        many = len(self.trials) >= FEW or under_way >= CROWD
         member = self._genetic if many and number % SHARE else self._bayesian
         config = member._propose(rng, number)
         self.why = member.why

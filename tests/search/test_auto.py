@@ -44,10 +44,14 @@ def test_a_process_while_trials_are_few_then_mostly_evolution(asked: list[str]) 
     assert asked[50:].count("BayesianSearch") == 10
 
 
-def test_a_crowd_under_way_is_met_by_evolution(asked: list[str]) -> None:
+@pytest.mark.parametrize("told", [False, True])
+def test_a_crowd_under_way_is_met_by_evolution(asked: list[str], told: bool) -> None:
     search = AutoSearch(SPACE, seed=0, options=AutoOptions())
     for number in range(400):
-        assert search.ask(str(number)) is not None
+        config = search.ask(str(number))
+        assert config is not None
+        if told:  # as a scheduler's decision to go on is
+            search.tell(Observation(str(number), config, step=1, value=config["x"], status="running"))
     assert set(asked[:300]) == {"BayesianSearch"}
     assert asked[300:].count("BayesianSearch") == 10
 
@@ -72,7 +76,8 @@ def test_it_says_what_it_will_do() -> None:
     assert few == "bayesian, which learns most from each trial"
     assert "a model for each of 4 rungs" in AutoSearch.choice(50, slots=2, size=60, rungs=4)
     assert "after 2000 trials mostly genetic" in AutoSearch.choice(None, slots=2, size=None, rungs=1)
-    assert "1000 trials at once" in AutoSearch.choice(5000, slots=1000, size=None, rungs=4)
+    assert "beyond 300 trials at once mostly genetic" in AutoSearch.choice(5000, slots=1000, size=None, rungs=4)
+    assert "genetic" not in AutoSearch.choice(300, slots=1000, size=None, rungs=4)
     assert "all of the 12 configurations" in AutoSearch.choice(None, slots=2, size=12, rungs=1)
     assert "all of the 12 configurations" in AutoSearch.choice(12, slots=2, size=12, rungs=1)
     assert "configurations" not in AutoSearch.choice(11, slots=2, size=12, rungs=1)
