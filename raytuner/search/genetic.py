@@ -15,6 +15,7 @@ from raytuner.components import Options
 from raytuner.errors import SpaceError
 from raytuner.search.base import Search, Trial
 from raytuner.search.ranking import ranked
+from raytuner.search.relevance import relevance
 from raytuner.search.sobol import EVENLY, SobolPoints
 from raytuner.search.variation import Individual, Variation
 from raytuner.space import Config, Space, broken_rule
@@ -54,8 +55,8 @@ class GeneticOptions(Options):
     mutation: float | None = Field(None, gt=0, le=1)
     """The chance of each parameter to change; one does at least, unless crossover alone makes a new configuration.
     Adapts itself to success, if left out."""
-    candidates: int = Field(5, ge=1, le=1000)
-    """Children that are made, of which the one whose known neighbours rank best is proposed."""
+    candidates: int = Field(10, ge=1, le=1000)
+    """Children that are made, of which the one whose known neighbours rank best is proposed; 1 is plain evolution."""
     elitism: int = Field(1, ge=0, le=100_000)
     """The best trials of all, which stay in the population whatever their age."""
     generations: int | None = Field(None, ge=1)
@@ -91,7 +92,8 @@ class GeneticSearch(Search):
        rule (Rechenberg 1973) over the record: a success is a child that would become a parent at once.
     4. *Repair*: a child that violates a constraint gets other values for what changed, then fewer changes.
     5. *Informed choice* (Rasheed and Hirsh 2000): of several children, the one whose nearest known configurations rank
-       best. Failed trials rank last, so that regions in which trials fail are left.
+       best. Near are those that agree in the parameters by which ranks differ, see ``relevance``. Failed trials rank
+       last, so that regions in which trials fail are left.
 
     No child repeats a configuration, whether known or under way. When children are no longer new or valid, as in a
     space that is nearly used up, configurations are drawn at random. A trial told from outside the space teaches
@@ -201,10 +203,11 @@ class GeneticSearch(Search):
         if len(children) < 2:
             return children[0] if children else None
         known = np.array([individual.genes for individual in pool.order])
-        guesses = [
-            float(np.argsort(self._variation.distances(child.genes, known), kind="stable")[:NEIGHBOURS].mean())
-            for child in children
-        ]
+        weights, nearest = relevance(known, rng), min(NEIGHBOURS, len(known)) - 1
+        guesses = []
+        for child in children:
+            distances = self._variation.distances(child.genes, known, weights)
+            guesses.append(float(np.argpartition(distances, nearest)[: nearest + 1].mean()))
         return children[int(np.argmin(guesses))]
 
     def _child(self, pool: _Pool, rng: np.random.Generator) -> Individual | None:

@@ -80,15 +80,16 @@ class Variation:
                 child[index] = moved if isinstance(axis, Continuous) else _on_lattice(axis, u, moved)
         return child
 
-    def distances(self, genes: Genes, others: Genes) -> Genes:
+    def distances(self, genes: Genes, others: Genes, weights: Genes) -> Genes:
         """(n,): the distances of (dims,) genes to (n, dims) others.
 
-        Euclidean on the unit cube; 1 between two values of an unordered choice, and where only one is active.
+        Euclidean on the unit cube, (dims,) weights on the squares; 1 between two values of an unordered choice, and
+        where only one is active.
         """
         apart = np.where(self._unordered, others != genes, np.abs(others - genes))
         missing, absent = np.isnan(others), np.isnan(genes)
         apart = np.where(missing | absent, missing != absent, apart)
-        distances: Genes = np.sqrt((apart**2).sum(axis=1))
+        distances: Genes = np.sqrt((apart**2) @ weights)
         return distances
 
     def config(self, genes: Genes, parents: tuple[Individual, ...]) -> Config:
