@@ -163,6 +163,12 @@ def test_a_search_from_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     search = build_search(options, SMALL, 0)
     assert search.ask("1") == {"a": 1, "b": "x"}
     assert search.ask("2") is None
+    duck = {name: getattr(Corner, name) for name in dir(Corner) if not name.startswith("_")}
+    vars(module).update(Duck=type("Duck", (), duck), Idle=type("Idle", (Search,), {"Options": CornerOptions}))
+    with pytest.raises(SearchError, match=r"must derive from raytuner\.search\.Search, .* class Duck\(Search\)"):
+        build_search(OutsideOptions(type="some_plug_in:Duck"), SMALL, 0)
+    with pytest.raises(SearchError, match="must have _propose"):
+        build_search(OutsideOptions(type="some_plug_in:Idle"), SMALL, 0)
     with pytest.raises(SearchError, match="must be importable"):
         build_search(OutsideOptions(type="some_plug_in:Edge"), SMALL, 0)
     with pytest.raises(SearchError, match=r"search\.high"):
