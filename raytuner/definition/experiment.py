@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from raytuner.components import OutsideOptions
 from raytuner.definition.checks import Parts, cross_problems
 from raytuner.definition.collect import all_problems
 from raytuner.definition.components import Entry, SchedulerOptions, SearchOptions
@@ -126,6 +127,11 @@ class Experiment(BaseModel):
             # No ValueError, so that pydantic lets it through as it is.
             raise DefinitionError(problems)
         return self
+
+    @property
+    def has_plug_in(self) -> bool:
+        """Whether the search or the scheduler is a class of somebody else's module, which must be imported."""
+        return any(isinstance(part, OutsideOptions) for part in (self.search, self.scheduler))
 
     @classmethod
     def from_yaml(cls, text: str) -> Experiment:

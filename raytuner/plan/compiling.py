@@ -17,7 +17,7 @@ from raytuner.plan.plan import Plan, derived_seed
 from raytuner.schedulers import SCHEDULERS, Scheduler
 from raytuner.space import Space
 
-__all__ = ["compile_plan"]
+__all__ = ["code_root", "compile_plan"]
 
 LOOKS = 1000
 """Random configurations that are looked at for what trials take, where it hangs on them."""
@@ -43,7 +43,7 @@ def compile_plan(
     Raises DefinitionError when code that it names certainly is not there, PlanError when it cannot be carried out here.
     """
     cwd = (cwd or Path.cwd()).resolve()
-    root = import_root.resolve() if import_root else _root_of(experiment, file, cwd)
+    root = import_root.resolve() if import_root else code_root(experiment, file, cwd)
     experiment = _below_root(absolute(experiment, cwd), root)
     code = find_experiment_code(experiment, root)
     if missing := [problem for info in code.values() for problem in info.problems]:
@@ -84,7 +84,8 @@ def compile_plan(
     )
 
 
-def _root_of(experiment: Experiment, file: Path | None, cwd: Path) -> Path:
+def code_root(experiment: Experiment, file: Path | None, cwd: Path) -> Path:
+    """The folder that the user's code is imported from, by the file of the definition, else by its script, or cwd."""
     if file is not None:
         return import_root(file)
     script = Path(experiment.train.partition(":")[0])

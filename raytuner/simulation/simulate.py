@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raytuner.definition import Experiment
+from raytuner.definition import Experiment, import_from
 from raytuner.definition import load as load_definition
 from raytuner.errors import PlanError, Problem, SearchError
-from raytuner.plan import derived_seed
+from raytuner.plan import code_root, derived_seed
 from raytuner.schedulers import build_scheduler
 from raytuner.search import build_search
 from raytuner.simulation.cluster import Budget, Cluster, Run, simulate_run
@@ -174,8 +174,11 @@ def simulate(
     workers: as many as ``resources.concurrent_trials`` by default, or 8. stragglers, failures: see ``Cluster``.
     Raises DefinitionError, SearchError (no such table, or a component that cannot work on it), PlanError.
     """
+    file = None if isinstance(experiment, Experiment) else Path(experiment)
     if not isinstance(experiment, Experiment):
         experiment = load_definition(Path(experiment), list(overrides))
+    if experiment.has_plug_in:
+        import_from(code_root(experiment, file, Path.cwd()))
     if not isinstance(table, Table):
         table = load_table(table)
     workers = workers or experiment.resources.concurrent_trials or 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +87,20 @@ def test_what_cannot_be_simulated_is_said(file: Path, capsys: pytest.CaptureFixt
             raytuner.simulate(file, "made/curves", **fields)
     assert main(["simulate", str(file), "--table", "nothing/here"]) == 1
     assert "made/curves" in capsys.readouterr().err
+
+
+def test_a_plug_in_beside_the_definition_is_found(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = file.parent / "plug_in_of_a_test"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "own.py").write_text(
+        "from raytuner.components import Options\n"
+        "from raytuner.schedulers import NoneScheduler\n"
+        "from raytuner.search import RandomSearch\n"
+        "class Mine(RandomSearch):\n    Options = Options\n"
+        "class Lenient(NoneScheduler):\n    Options = Options\n"
+    )
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    overrides = ("search=plug_in_of_a_test.own:Mine", "scheduler=plug_in_of_a_test.own:Lenient", "budget.trials=3")
+    result = raytuner.simulate(file, "made/curves", seeds=1, overrides=overrides)
+    assert result.runs[0].trials == 3

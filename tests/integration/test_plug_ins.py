@@ -1,0 +1,108 @@
+"""A search and a scheduler that lie beside the definition: a run finds them, and a resume finds them as they were."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+from raytuner.journal import Folder, replay
+
+SEARCH = """
+from raytuner.components import Options
+from raytuner.search import Search
+
+class Halves(Search):
+    Options = Options
+
+    def _propose(self, rng, number):
+        from my_package.values import value
+
+        config = {"x": value(number)}
+        return config if self.is_new(config) else None
+"""
+SCHEDULER = """
+from raytuner.components import Options
+from raytuner.schedulers import NoneScheduler
+
+class Lenient(NoneScheduler):
+    Options = Options
+"""
+TRAIN = """
+import time
+
+def train(trial):
+    time.sleep(0.3)
+    trial.report(loss=trial.config["x"])
+"""
+
+
+def raytuner(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "raytuner", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+
+
+def write(folder: Path) -> Path:
+    package, elsewhere = folder / "code/my_package", folder / "elsewhere"
+    package.mkdir(parents=True)
+    elsewhere.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "halves.py").write_text(SEARCH)
+    (package / "values.py").write_text("def value(number):\n    return 1 / 2 ** number\n")
+    (package / "lenient.py").write_text(SCHEDULER)
+    (folder / "code/mine.py").write_text(TRAIN)
+    definition = {
+        "name": "mine",
+        "train": "mine:train",
+        "objective": {"metric": "loss", "mode": "min", "max_steps": 1},
+        "space": {"x": {"type": "float", "low": 0.0, "high": 1.0}},
+        "search": "my_package.halves:Halves",
+        "scheduler": "my_package.lenient:Lenient",
+        "budget": {"trials": 12},
+        "resources": {"concurrent_trials": 1},
+        "tracking": "none",
+        "storage": str(folder / "results"),
+    }
+    (folder / "code/mine.yaml").write_text(yaml.safe_dump(definition))
+    return elsewhere
+
+
+def test_beside_the_definition_and_in_the_snapshot(tmp_path: Path) -> None:
+    elsewhere = write(tmp_path)
+    running = raytuner(elsewhere, "run", "../code/mine.yaml")
+    folder = Folder(tmp_path / "results/mine")
+    deadline = time.monotonic() + 120
+    while not (folder.journal.is_dir() and replay(folder).steps >= 2):
+        assert running.poll() is None, running.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    running.kill()
+    running.communicate()
+    for file in (tmp_path / "code/my_package").glob("*.py"):
+        file.write_text("raise RuntimeError('not the code of then')\n")
+    resumed = raytuner(elsewhere, "resume", str(folder.path))
+    said = resumed.communicate(timeout=200)[0]
+    assert resumed.returncode == 0, said
+    values = [trial.value for trial in replay(folder).trials.values()]
+    assert values == [1 / 2**number for number in range(12)]
+
+
+def test_one_that_cannot_be_used_is_refused_before_there_is_a_folder(tmp_path: Path) -> None:
+    elsewhere = write(tmp_path)
+    (tmp_path / "code/my_package/halves.py").write_text("class Halves:\n    pass\n")
+    running = raytuner(elsewhere, "run", "../code/mine.yaml")
+    said = running.communicate(timeout=60)[0]
+    assert running.returncode == 1
+    assert "search.type: must have its Options" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "results").exists()
