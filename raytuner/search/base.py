@@ -90,6 +90,16 @@ class Search(ABC):
         """Why this search cannot express a space, as sentences; empty when it can. ``None`` means default options."""
         return []
 
+    @classmethod
+    def most_proposals(cls, options: BaseModel) -> int | None:
+        """After how many proposals it ends of itself, whatever the space; None when it goes on while there is one."""
+        return None
+
+    @classmethod
+    def startup_trials(cls, options: BaseModel) -> int:
+        """How many trials it proposes before it can begin to learn from them; 0 when it does not say."""
+        return 0
+
     def warm_up(self) -> None:  # noqa: B027, most searches have nothing to import
         """Imports what a later ask needs, so that it need not wait; may run in a thread of its own meanwhile."""
 
