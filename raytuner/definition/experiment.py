@@ -75,7 +75,7 @@ class Experiment(BaseModel):
     scheduler: SchedulerOptions = Field(default={"type": "none"}, validate_default=True)
     """How running trials are judged, and stopped early."""
     budget: Budget = Field(default_factory=Budget)
-    """When the experiment ends; only a grid search may have none."""
+    """When the experiment ends; only a search that ends by itself may have none: grid, or genetic with generations."""
     resources: Resources = Field(default_factory=Resources)
     """What one trial gets."""
     checkpoints: Checkpoints = Field(default_factory=Checkpoints)

@@ -9,7 +9,7 @@ import numpy as np
 
 from raytuner.definition import CodeInfo, Experiment, find_experiment_code, import_root
 from raytuner.errors import DefinitionError, PlanError, Problem
-from raytuner.plan.cost import Slots, expected_steps, find_slots, most_configurations, rungs_of
+from raytuner.plan.cost import Slots, expected_steps, find_slots, most_configurations, rungs_of, startup_trials
 from raytuner.plan.machine import Machine, this_machine
 from raytuner.plan.needs import Needs, needs_of, varies
 from raytuner.plan.paths import absolute, experiment_place, storage_problems, tracking_uri
@@ -155,6 +155,12 @@ def _warnings(
     trials, wanted = experiment.budget.trials, experiment.resources.concurrent_trials
     if trials is not None and configurations is not None and trials > configurations:
         warnings.append(f"budget.trials is {trials}, but there are only {configurations} configurations to try")
+    startup, most = startup_trials(experiment), _smaller(trials, configurations)
+    if most is not None and most <= startup and (space.size is None or most < space.size):
+        warnings.append(
+            f"search: of {most} trials none learns from another, since the first {startup} fill the space; give it more "
+            "trials, or a smaller population or startup"
+        )
     if wanted is not None and wanted > slots.count and slots.limited_by in ("the CPUs", "the GPUs"):
         warnings.append(f"resources.concurrent_trials is {wanted}, but {slots.limited_by} have room for {slots.count}")
     if space.constraints and space.satisfiable(np.random.default_rng(experiment.seed)) is None:
