@@ -158,8 +158,8 @@ def _warnings(
     startup, most = startup_trials(experiment), _smaller(trials, configurations)
     if most is not None and most <= startup and (space.size is None or most < space.size):
         warnings.append(
-            f"search: of {most} trials none learns from another, since the first {startup} fill the space; give it more "
-            "trials, or a smaller population or startup"
+            f"search: of {most} trials none learns from another, since the first {startup} fill the space; "
+            "give it more trials, or a smaller population or startup"
         )
     if wanted is not None and wanted > slots.count and slots.limited_by in ("the CPUs", "the GPUs"):
         warnings.append(f"resources.concurrent_trials is {wanted}, but {slots.limited_by} have room for {slots.count}")
