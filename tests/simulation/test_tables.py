@@ -173,7 +173,7 @@ def test_a_path_is_a_path_whatever_folder_is_named(tmp_path: Path, monkeypatch: 
     assert load_table(f"{tmp_path.name}/made/pool").name == "made/pool"
     with pytest.raises(SearchError, match="other"):
         load_table("made/pool")
-    with pytest.raises(SearchError, match="a table is one of .*, got ''"):
+    with pytest.raises(SearchError, match=r"a table is one of .*, got ''"):
         load_table("")
 
 
@@ -191,7 +191,7 @@ def test_a_damaged_table_is_said_to_be_one(tmp_path: Path, damage: dict[str, Any
     index = json.loads((write_tables(tmp_path) / "index.json").read_text())
     index["instances"][0] |= damage
     (tmp_path / "index.json").write_text(json.dumps(index))
-    with pytest.raises(SearchError, match=f"made/grid: .*{message}"):
+    with pytest.raises(SearchError, match=rf"made/grid: .*{message}"):
         load_table(tmp_path / "made/grid")
     del index["instances"][0]["space"]
     (tmp_path / "index.json").write_text(json.dumps(index))
