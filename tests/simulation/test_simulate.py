@@ -115,7 +115,8 @@ def test_options_are_told(file: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "hyperopt (startup=20) and asha on made/curves: 1 worker, 1 seed; medians" in shown
     assert "1 trial (" in shown
     result = told(capsys, file, "--table", "made/curves", *arguments)
-    assert (result["search"], result["search_options"], result["scheduler_options"]) == ("hyperopt", {"startup": 20}, {})
+    assert (result["search"], result["search_options"]) == ("hyperopt", {"startup": 20})
+    assert (result["scheduler"], result["scheduler_options"]) == ("asha", {})
 
 
 def test_what_cannot_be_simulated_is_said(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
