@@ -1,4 +1,5 @@
-"""A search and a scheduler that lie beside the definition: a run finds them, and a resume finds them as they were."""
+"""A search and a scheduler that lie beside the definition: a run finds them, a resume as they were, an extension as
+they are. What is wrong with them is told before anything starts."""
 
 from __future__ import annotations
 
@@ -52,14 +53,19 @@ def raytuner(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def write(folder: Path) -> Path:
-    package, elsewhere = folder / "code/my_package", folder / "elsewhere"
-    package.mkdir(parents=True)
-    elsewhere.mkdir()
+def write_package(folder: Path, value: str) -> None:
+    package = folder / "code/my_package"
+    package.mkdir(parents=True, exist_ok=True)
     (package / "__init__.py").write_text("")
     (package / "halves.py").write_text(SEARCH)
-    (package / "values.py").write_text("def value(number):\n    return 1 / 2 ** number\n")
+    (package / "values.py").write_text(f"def value(number):\n    return {value}\n")
     (package / "lenient.py").write_text(SCHEDULER)
+
+
+def write(folder: Path) -> Path:
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    write_package(folder, "1 / 2 ** number")
     (folder / "code/mine.py").write_text(TRAIN)
     definition = {
         "name": "mine",
@@ -95,6 +101,23 @@ def test_beside_the_definition_and_in_the_snapshot(tmp_path: Path) -> None:
     assert resumed.returncode == 0, said
     values = [trial.value for trial in replay(folder).trials.values()]
     assert values == [1 / 2**number for number in range(12)]
+    write_package(tmp_path, "1 / 3 ** number")
+    extended = raytuner(elsewhere, "extend", str(folder.path), "--trials", "+2")
+    said = extended.communicate(timeout=200)[0]
+    assert extended.returncode == 0, said
+    values = [trial.value for trial in replay(folder).trials.values()]
+    assert values[12:] == [1 / 3**12, 1 / 3**13], "an extension takes the code as it is now"
+
+
+def test_wrong_options_are_refused_before_there_is_a_folder(tmp_path: Path) -> None:
+    elsewhere = write(tmp_path)
+    wrong = "search={type: optuna, options: {n_ei_candidates: 0}}"
+    running = raytuner(elsewhere, "run", "../code/mine.yaml", "--set", wrong)
+    said = running.communicate(timeout=60)[0]
+    assert running.returncode == 1
+    assert "search.options: must be options of TPESampler" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "results").exists()
 
 
 def test_one_that_cannot_be_used_is_refused_before_there_is_a_folder(tmp_path: Path) -> None:
