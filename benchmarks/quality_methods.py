@@ -9,6 +9,7 @@ import json
 import sys
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,7 +51,10 @@ class Method:
                 sys.exit(f"no such method: {name}; there are {', '.join(known)}")
             found = known[name]
             if issubclass(found, Peer):
-                parts.append(f"{found.version()} {_digest(*found.code())}")
+                try:
+                    parts.append(f"{found.version()} {_digest(*found.code())}")
+                except PackageNotFoundError as missing:
+                    sys.exit(f'{name} needs the package {missing.name}; pip install -e ".[bench]"')
             else:
                 parts.append(_digest(*_sources(found.__module__)))
         return " + ".join(parts)

@@ -33,28 +33,25 @@ class OutsideOptions(BaseModel):
 
 
 def resolve(
-    options: BaseModel, table: Mapping[str, type[Any]], *, where: str, methods: tuple[str, ...]
+    options: BaseModel, table: Mapping[str, type[Any]], base: type[Any], *, where: str
 ) -> tuple[type[Any], BaseModel]:
     """The class that options belong to, and the options as this class wants them.
 
     Imports the module of a component that is not in the table. Raises SearchError when there is no such class, it
-    lacks one of ``methods`` or its ``Options``, or these refuse what was given.
+    does not derive from ``base``, lacks a method or its ``Options``, or these refuse what was given.
 
     where: the key in the experiment file, for messages.
     """
     name = str(getattr(options, "type", ""))
-    if name in table:
-        found = table[name]
-        if isinstance(options, found.Options):
-            return found, options
-    else:
-        found = _load(name, table, where)
-    _check(found, name, where, methods)
+    found = table[name] if name in table else _load(name, table, where)
+    own = _check(found, name, where, base)
+    if name in table and isinstance(options, own):
+        return found, options
     fields = options.model_dump()
-    if "type" not in found.Options.model_fields:
+    if "type" not in own.model_fields:
         fields.pop("type", None)
     try:
-        return found, found.Options.model_validate(fields)
+        return found, own.model_validate(fields)
     except ValidationError as error:
         lines = [
             str(
@@ -85,12 +82,17 @@ def _load(name: str, table: Mapping[str, type[Any]], where: str) -> type[Any]:
     return found
 
 
-def _check(found: type[Any], name: str, where: str, methods: tuple[str, ...]) -> None:
+def _check(found: type[Any], name: str, where: str, base: type[Any]) -> type[BaseModel]:
+    """The options of a class that can be used as a component."""
     options = getattr(found, "Options", None)
     if not (isinstance(options, type) and issubclass(options, BaseModel)):
         remedy = f"give {found.__name__} a pydantic model named Options"
         raise SearchError(str(Problem(f"{where}.type", "must have its Options", repr(name), remedy)))
-    missing = [method for method in methods if not callable(getattr(found, method, None))]
+    if not issubclass(found, base):
+        rule = f"must derive from raytuner.{base.__module__.split('.')[1]}.{base.__name__}"
+        remedy = f"write class {found.__name__}({base.__name__})"
+        raise SearchError(str(Problem(f"{where}.type", rule, repr(name), remedy)))
+    missing = ", ".join(sorted(found.__abstractmethods__))
     if missing:
-        remedy = f"define {', '.join(missing)}"
-        raise SearchError(str(Problem(f"{where}.type", f"must have {', '.join(methods)}", repr(name), remedy)))
+        raise SearchError(str(Problem(f"{where}.type", f"must have {missing}", repr(name), f"define {missing}")))
+    return options

@@ -54,6 +54,7 @@ FOREIGN = {
     "optuna": {"search"},
     "cmaes": {"search"},
     "hypothesis": {"testing"},
+    "matplotlib": {"simulation"},
     "pytest": {"testing"},
     "torch": {"training", "engine", "analysis"},
 }
@@ -101,7 +102,10 @@ def test_nobody_is_known_both_ways() -> None:
         assert all(order.index(other) < order.index(room) for other in known), room
 
 
-HEAVY = ("ray", "pyarrow", "torch", "mlflow", "hyperopt", "optuna", "cmaes", "pandas", "sklearn", "scipy", "rich")
+HEAVY = (
+    *("ray", "pyarrow", "torch", "mlflow", "hyperopt", "optuna", "cmaes"),
+    *("matplotlib", "pandas", "sklearn", "scipy", "rich"),
+)
 
 
 @pytest.mark.parametrize("command", ["validate", "plan"])

@@ -93,8 +93,10 @@ def _show_plan(options: argparse.Namespace) -> int:
 
 
 def _simulate(options: argparse.Namespace) -> int:
-    from raytuner.simulation import simulate
+    from raytuner.simulation import check_picture, simulate
 
+    if options.plot:
+        check_picture(options.plot)
     result = simulate(
         options.file,
         options.table,
@@ -104,12 +106,12 @@ def _simulate(options: argparse.Namespace) -> int:
         failures=options.failures,
         overrides=tuple(options.set),
     )
-    if options.plot:
-        result.plot(options.plot)
     if options.json:
         print_json(result.to_dict())
     else:
         print("\n".join(result.describe()))
+    if options.plot:
+        result.plot(options.plot)
     return 0
 
 

@@ -1,7 +1,7 @@
 """What a person writes: the experiment, its sections, loading, and the JSON Schema."""
 
 from raytuner.definition.amounts import AMOUNT_RULES, AUTO
-from raytuner.definition.code import PACKAGE_MARK, CodeInfo, find_code, import_root, imported_modules
+from raytuner.definition.code import PACKAGE_MARK, CodeInfo, find_code, import_from, import_root, imported_modules
 from raytuner.definition.experiment import Experiment
 from raytuner.definition.loading import find_experiment_code, load, read_config, to_plain, to_yaml
 from raytuner.definition.quantities import format_duration, format_size, parse_duration, parse_size
@@ -24,6 +24,7 @@ __all__ = [
     "find_experiment_code",
     "format_duration",
     "format_size",
+    "import_from",
     "import_root",
     "imported_modules",
     "load",

@@ -56,7 +56,7 @@ def cross_problems(parts: Parts) -> list[Problem]:
     limits = (budget.trials, budget.time, budget.gpu_hours) if budget else ()
     unbounded = budget and limits == (None, None, None) and population is None
     # A scheduler that is wrong may have a population all the same.
-    if parts.search and parts.scheduler and unbounded and _type(parts.search) != "grid":
+    if parts.search and parts.scheduler and unbounded and not _ends(parts.search):
         rule, remedy = "a budget is needed, of trials, time or gpu_hours", "write budget: {trials: 50} or {time: 30m}"
         problems.append(Problem("budget", rule, "none", remedy))
     resources = parts.resources
@@ -72,6 +72,12 @@ def cross_problems(parts: Parts) -> list[Problem]:
         rule, remedy = "test runs on the best checkpoint, which must be kept", "set checkpoints.best to true"
         problems.append(Problem("checkpoints.best", rule, "false", remedy))
     return problems
+
+
+def _ends(options: BaseModel) -> bool:
+    """Whether a search comes to an end without a budget."""
+    search = SEARCHES.get(_type(options))
+    return _type(options) == "grid" or (search is not None and search.most_proposals(options) is not None)
 
 
 def _type(options: BaseModel) -> str:

@@ -21,7 +21,7 @@ from raytuner.definition.bindings import Bindings, bindings
 from raytuner.definition.messages import suggestion
 from raytuner.errors import Problem
 
-__all__ = ["CODE_PATTERN", "PACKAGE_MARK", "CodeInfo", "find_code", "import_root", "imported_modules"]
+__all__ = ["CODE_PATTERN", "PACKAGE_MARK", "CodeInfo", "find_code", "import_from", "import_root", "imported_modules"]
 
 CODE_PATTERN = re.compile(
     r"(?P<source>[^:]+\.py|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)"
@@ -63,6 +63,13 @@ def import_root(file: Path) -> Path:
         if any((candidate / mark).exists() for mark in _ROOT_MARKS):
             return candidate
     return folder
+
+
+def import_from(*folders: Path) -> None:
+    """Put folders first on ``sys.path``, so that from here on code is imported from where ``find_code`` looks it up."""
+    first = [str(folder) for folder in folders]
+    sys.path[:] = [*first, *(entry for entry in sys.path if entry not in first)]
+    importlib.invalidate_caches()
 
 
 def find_code(target: str, root: Path, where: str = "train", folder: Path | None = None) -> CodeInfo:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from raytuner.components import OutsideOptions
 from raytuner.definition.checks import Parts, cross_problems
 from raytuner.definition.collect import all_problems
 from raytuner.definition.components import Entry, SchedulerOptions, SearchOptions
@@ -74,7 +75,7 @@ class Experiment(BaseModel):
     scheduler: SchedulerOptions = Field(default={"type": "none"}, validate_default=True)
     """How running trials are judged, and stopped early."""
     budget: Budget = Field(default_factory=Budget)
-    """When the experiment ends; only a grid search may have none."""
+    """When the experiment ends; only a search that ends by itself may have none: grid, or genetic with generations."""
     resources: Resources = Field(default_factory=Resources)
     """What one trial gets."""
     checkpoints: Checkpoints = Field(default_factory=Checkpoints)
@@ -126,6 +127,11 @@ class Experiment(BaseModel):
             # No ValueError, so that pydantic lets it through as it is.
             raise DefinitionError(problems)
         return self
+
+    @property
+    def has_plug_in(self) -> bool:
+        """Whether the search or the scheduler is a class of somebody else's module, which must be imported."""
+        return any(isinstance(part, OutsideOptions) for part in (self.search, self.scheduler))
 
     @classmethod
     def from_yaml(cls, text: str) -> Experiment:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from raytuner.definition import import_from
 from raytuner.plan import Plan
 from raytuner.training.attempt import run_attempt
 from raytuner.training.entry import load_module, resolve
@@ -48,7 +49,7 @@ def try_defaults(plan: Plan, *, steps: int) -> bool:
     config = experiment.defaults or plan.space.sample(np.random.default_rng(experiment.seed))
     print(", ".join(f"{name}={value}" for name, value in config.items()))
     os.environ.update(experiment.env)
-    sys.path.insert(0, str(plan.import_root))
+    import_from(plan.import_root)
     began = time.monotonic()
     function = resolve(experiment.train, plan.import_root)
     prepare = getattr(load_module(experiment.train, plan.import_root), "prepare", None)

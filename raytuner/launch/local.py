@@ -19,12 +19,12 @@ from typing import IO, TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from raytuner.definition import Experiment, to_yaml
+from raytuner.definition import Experiment, import_from, to_yaml
 from raytuner.definition import load as load_definition
 from raytuner.engine.conductor import Conductor
 from raytuner.engine.runner import Engine, Interrupt, connect
 from raytuner.engine.shelf import StoreShelf
-from raytuner.engine.snapshot import changed_since, take_snapshot
+from raytuner.engine.snapshot import changed_since, search_path, take_snapshot
 from raytuner.errors import JournalError, LaunchError, PlanError, RaytunerError
 from raytuner.journal import (
     DriverEnded,
@@ -121,6 +121,12 @@ def storage_and_name(folder: Folder) -> dict[str, str]:
     return dict(zip(("storage", "name"), split(folder.remote), strict=True))
 
 
+def _find_components(plan: Plan, folder: Folder | None) -> None:
+    """See that a search or a scheduler of the user's can be imported: as it was then, where there is a folder."""
+    if plan.experiment.has_plug_in:
+        import_from(*(map(Path, search_path(plan.import_root, folder.code)) if folder else [plan.import_root]))
+
+
 def _folder_of(plan: Plan) -> Folder:
     return Folder(work_folder(plan.storage) if is_address(plan.storage) else Path(plan.storage))
 
@@ -169,7 +175,10 @@ def drive(
     """Run a plan until it ends, and return the final state. Everything is on record when this returns."""
     folder = _folder_of(plan)
     console = Console(file=open(os.devnull, "w") if quiet else file or sys.stdout, highlight=False)  # noqa: SIM115 - the console's for as long as the run
+    _find_components(plan, folder if resuming and extension is None else None)
     if not resuming:
+        plan.build_search()  # what is wrong with it is told before there is a folder
+        plan.build_scheduler()
         _create(plan, folder, console)
     else:
         before = replay(folder, history=False)

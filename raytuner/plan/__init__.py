@@ -1,5 +1,6 @@
 """What will be done: an experiment compiled for a machine, with its seeds, slots and cost."""
 
+from raytuner.plan.compiling import code_root
 from raytuner.plan.compiling import compile_plan as compile
 from raytuner.plan.machine import Machine, Node, this_machine
 from raytuner.plan.needs import Needs, all_fit, needs_of, room, slots_for, smallest, varies
@@ -12,6 +13,7 @@ __all__ = [
     "Node",
     "Plan",
     "all_fit",
+    "code_root",
     "compile",
     "derived_seed",
     "needs_of",

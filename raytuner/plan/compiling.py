@@ -9,7 +9,7 @@ import numpy as np
 
 from raytuner.definition import CodeInfo, Experiment, find_experiment_code, import_root
 from raytuner.errors import DefinitionError, PlanError, Problem
-from raytuner.plan.cost import Slots, expected_steps, find_slots, most_configurations, rungs_of
+from raytuner.plan.cost import Slots, expected_steps, find_slots, most_configurations, rungs_of, startup_trials
 from raytuner.plan.machine import Machine, this_machine
 from raytuner.plan.needs import Needs, needs_of, varies
 from raytuner.plan.paths import absolute, experiment_place, storage_problems, tracking_uri
@@ -17,7 +17,7 @@ from raytuner.plan.plan import Plan, derived_seed
 from raytuner.schedulers import SCHEDULERS, Scheduler
 from raytuner.space import Space
 
-__all__ = ["compile_plan"]
+__all__ = ["code_root", "compile_plan"]
 
 LOOKS = 1000
 """Random configurations that are looked at for what trials take, where it hangs on them."""
@@ -43,7 +43,7 @@ def compile_plan(
     Raises DefinitionError when code that it names certainly is not there, PlanError when it cannot be carried out here.
     """
     cwd = (cwd or Path.cwd()).resolve()
-    root = import_root.resolve() if import_root else _root_of(experiment, file, cwd)
+    root = import_root.resolve() if import_root else code_root(experiment, file, cwd)
     experiment = _below_root(absolute(experiment, cwd), root)
     code = find_experiment_code(experiment, root)
     if missing := [problem for info in code.values() for problem in info.problems]:
@@ -84,7 +84,8 @@ def compile_plan(
     )
 
 
-def _root_of(experiment: Experiment, file: Path | None, cwd: Path) -> Path:
+def code_root(experiment: Experiment, file: Path | None, cwd: Path) -> Path:
+    """The folder that the user's code is imported from, by the file of the definition, else by its script, or cwd."""
     if file is not None:
         return import_root(file)
     script = Path(experiment.train.partition(":")[0])
@@ -154,6 +155,12 @@ def _warnings(
     trials, wanted = experiment.budget.trials, experiment.resources.concurrent_trials
     if trials is not None and configurations is not None and trials > configurations:
         warnings.append(f"budget.trials is {trials}, but there are only {configurations} configurations to try")
+    startup, most = startup_trials(experiment), _smaller(trials, configurations)
+    if most is not None and most <= startup and (space.size is None or most < space.size):
+        warnings.append(
+            f"search: of {most} trials none learns from another, since the first {startup} fill the space; "
+            "give it more trials, or a smaller population or startup"
+        )
     if wanted is not None and wanted > slots.count and slots.limited_by in ("the CPUs", "the GPUs"):
         warnings.append(f"resources.concurrent_trials is {wanted}, but {slots.limited_by} have room for {slots.count}")
     if space.constraints and space.satisfiable(np.random.default_rng(experiment.seed)) is None:

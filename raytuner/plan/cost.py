@@ -11,10 +11,18 @@ from raytuner.errors import Problem
 from raytuner.plan.machine import Machine
 from raytuner.plan.needs import Needs, room, slots_for, smallest
 from raytuner.schedulers import Scheduler
-from raytuner.search import GridOptions
+from raytuner.search import SEARCHES, GridOptions, Search
 from raytuner.space import Space, config_key
 
-__all__ = ["Slots", "expected_steps", "find_slots", "kept_checkpoints", "most_configurations", "rungs_of"]
+__all__ = [
+    "Slots",
+    "expected_steps",
+    "find_slots",
+    "kept_checkpoints",
+    "most_configurations",
+    "rungs_of",
+    "startup_trials",
+]
 
 COUNTABLE = 5_000
 """Configurations up to which those within the constraints are counted one by one."""
@@ -80,6 +88,24 @@ def most_configurations(experiment: Experiment, space: Space) -> int | None:
 
     Constraints are counted in when the configurations are few enough to look at.
     """
+    there, search = _configurations(experiment, space), _search_class(experiment)
+    own = search.most_proposals(experiment.search) if search else None
+    return min((number for number in (there, own) if number is not None), default=None)
+
+
+def startup_trials(experiment: Experiment) -> int:
+    """The trials that the search proposes before it can learn from any; 0 when it is not known."""
+    search = _search_class(experiment)
+    return search.startup_trials(experiment.search) if search else 0
+
+
+def _search_class(experiment: Experiment) -> type[Search] | None:
+    """The search if it is one of ours; others would have to be imported."""
+    return SEARCHES.get(str(getattr(experiment.search, "type", "")))
+
+
+def _configurations(experiment: Experiment, space: Space) -> int | None:
+    """The configurations that the search could propose, by the space."""
     grid = isinstance(experiment.search, GridOptions)
     points = experiment.search.points if isinstance(experiment.search, GridOptions) else 1
     size = space.grid_size(points) if grid else space.size

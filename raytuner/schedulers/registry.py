@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from pydantic import BaseModel
 
 from raytuner.components import resolve
@@ -24,19 +22,6 @@ SCHEDULERS: dict[str, type[Scheduler]] = {
 }
 """The schedulers of this package."""
 
-METHODS = (
-    "decision_steps",
-    "decides_at",
-    "on_report",
-    "on_end",
-    "next_to_resume",
-    "expected_rungs",
-    "state_dict",
-    "load_state_dict",
-    "use",
-    "on_start",
-)
-
 
 def build_scheduler(options: BaseModel, max_steps: int | None, seed: int, space: Space | None = None) -> Scheduler:
     """The scheduler that the options describe; imports it when its type is ``package.module:Class``.
@@ -45,8 +30,8 @@ def build_scheduler(options: BaseModel, max_steps: int | None, seed: int, space:
 
     Raises SearchError when it cannot be built.
     """
-    found, own = resolve(options, SCHEDULERS, where="scheduler", methods=METHODS)
-    scheduler = cast(Scheduler, found(own, max_steps=max_steps, seed=seed))
+    found, own = resolve(options, SCHEDULERS, Scheduler, where="scheduler")
+    scheduler: Scheduler = found(own, max_steps=max_steps, seed=seed)
     if space is not None:
         scheduler.use(space)
     return scheduler

@@ -31,7 +31,7 @@ class Observation:
     step: int
     """The step that the value was taken at, counted from 1; 0 before the first."""
     value: float | None
-    """The objective, minimised; None for a pending or failed trial."""
+    """The objective, minimised; None for a pending or failed trial, and where only the status is news."""
     status: Status
     """``running`` and ``paused`` may yet get better; ``stopped`` was cut short; ``finished`` came to its own end."""
 
@@ -90,6 +90,16 @@ class Search(ABC):
         """Why this search cannot express a space, as sentences; empty when it can. ``None`` means default options."""
         return []
 
+    @classmethod
+    def most_proposals(cls, options: BaseModel) -> int | None:
+        """After how many proposals it ends of itself, whatever the space; None when it goes on while there is one."""
+        return None
+
+    @classmethod
+    def startup_trials(cls, options: BaseModel) -> int:
+        """How many trials it proposes before it can begin to learn from them; 0 when it does not say."""
+        return 0
+
     def warm_up(self) -> None:  # noqa: B027, most searches have nothing to import
         """Imports what a later ask needs, so that it need not wait; may run in a thread of its own meanwhile."""
 
@@ -119,8 +129,9 @@ class Search(ABC):
     def tell(self, observation: Observation) -> None:
         """Learns what became of a trial; may be called several times for one, the last word on each step counts.
 
-        ``pending`` for an unknown trial says that somebody else's configuration is under way. Raises SearchError for a
-        value that is not finite (tell the trial as failed), or a missing one.
+        ``pending`` for an unknown trial says that somebody else's configuration is under way. Without a value, only the
+        status is news. A known trial keeps its configuration, whatever the observation has. Raises SearchError for a
+        value that is not finite (tell the trial as failed), the value of a failed trial, or a negative step.
         """
         self._check(observation)
         if observation.trial_id not in self.trials:
@@ -144,16 +155,24 @@ class Search(ABC):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes over a state; then proposes as the search it came from. Raises SearchError for a foreign one."""
+        """Takes over a state; then proposes as the search it came from.
+
+        Raises SearchError, and stays as it was, for a foreign state, or one that is not whole.
+        """
         for key, own in (("search", type(self).__name__), ("seed", self.seed)):
             if state.get(key) != own:
                 rule = f"a state must come from the same {key}, {own!r}"
                 raise SearchError(str(Problem("search", rule, repr(state.get(key)), "build the search as it was")))
-        self.trials = {
-            trial_id: Trial(copy.deepcopy(config), status, {int(step): float(value) for step, value in values})
-            for trial_id, config, status, values in state["trials"]
-        }
-        self._asked = list(state["asked"])
+        try:
+            trials = {
+                trial_id: Trial(copy.deepcopy(config), status, {int(step): float(value) for step, value in values})
+                for trial_id, config, status, values in state["trials"]
+            }
+            asked = list(state["asked"])
+        except (KeyError, TypeError, ValueError) as error:
+            rule, got = "a state must be whole", f"{type(error).__name__}: {error}"
+            raise SearchError(str(Problem("search", rule, got, "use what state_dict gave"))) from error
+        self.trials, self._asked = trials, asked
         self._seen = {config_key(trial.config) for trial in self.trials.values()}
         self.forget()
 
@@ -204,6 +223,9 @@ class Search(ABC):
         if observation.status not in get_args(Status):
             rule = f"status must be one of {', '.join(get_args(Status))}"
             raise SearchError(str(Problem(where, rule, repr(observation.status))))
+        if observation.step < 0:
+            rule = "steps count from 1, and 0 is before the first"
+            raise SearchError(str(Problem(where, rule, str(observation.step))))
         if value is not None and (observation.status == "failed" or not math.isfinite(value)):
             rule = "a failed trial has no value" if observation.status == "failed" else "a value must be finite"
             raise SearchError(str(Problem(where, rule, repr(value), "tell it as failed, with value None")))

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from raytuner.components import Options
 from raytuner.errors import SpaceError
@@ -109,6 +109,16 @@ class GeneticSearch(Search):
         self._points = SobolPoints(space, self.seed)
         self._variation = Variation(space)
         self._individuals: dict[str, Individual | None] = {}
+
+    @classmethod
+    def most_proposals(cls, options: BaseModel) -> int | None:
+        assert isinstance(options, GeneticOptions)
+        return None if options.generations is None else options.population * options.generations
+
+    @classmethod
+    def startup_trials(cls, options: BaseModel) -> int:
+        assert isinstance(options, GeneticOptions)
+        return options.population if options.mode == "generational" else options.startup
 
     def warm_up(self) -> None:
         self._points.warm_up()

@@ -34,11 +34,20 @@ LARGEST = 1e100
 """The greatest value that a sampler is told: some square it."""
 REMEMBERING = ("CmaEsSampler", "NSGAIISampler", "QMCSampler")
 """Samplers that leave something in the study when they are asked, and look it up when they are asked again."""
+FUNCTION, OBJECT = "it is a function, which no file can hold", "it is an object of Optuna's, which no file can hold"
 REFUSED = {
     "seed": "it follows from the experiment's seed",
     "with_margin": "it needs more than the configuration of a trial, which is all that a record holds",
+    **dict.fromkeys(("gamma", "weights", "constraints_func", "after_trial_strategy"), FUNCTION),
+    **dict.fromkeys(("elite_population_selection_strategy", "child_generation_strategy"), FUNCTION),
+    **dict.fromkeys(("independent_sampler", "mutation", "crossover", "source_trials"), OBJECT),
+    "x0": "it is a mapping, and options are single values; give the configuration as defaults",
 }
 """Options of samplers that cannot be given, and why."""
+COUNTS = ("n_startup_trials", "popsize", "population_size")
+"""Options that say how many trials there must be before a sampler shows what it does."""
+FEW = 6
+"""So many are enough to see it; twice as many, and two more, are invented."""
 
 
 class OptunaOptions(Options):
@@ -88,8 +97,8 @@ class OptunaSearch(Search):
         self._numbers: dict[str, int] = {}
         self._stale = 0  # trials of the record from this number on are to be made anew
         try:
-            self._sampler(0)
-        except (TypeError, ValueError) as error:
+            self._rehearse()
+        except Exception as error:  # samplers check little, and trip over the rest in ways of their own
             rule = f"must be options of {self.name} ({error})"
             remedy = f"see optuna.samplers.{self.name}"
             raise SearchError(str(Problem("search.options", rule, repr(self.arguments), remedy))) from error
@@ -142,16 +151,39 @@ class OptunaSearch(Search):
             if not before == now == "RUNNING":
                 self._stale = number
 
-    def _sampler(self, seed: int) -> optuna.samplers.BaseSampler:
+    def _sampler(self, seed: int, instead: dict[str, Any] | None = None) -> optuna.samplers.BaseSampler:
         from optuna import samplers
 
-        arguments = {"seed": seed} | self.arguments
+        arguments = {"seed": seed} | self.arguments | (instead or {})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that some of them are experimental
             if self.name == "QMCSampler":  # all asks go through one sequence
                 arguments |= {"seed": self.seed % 2**32, "independent_sampler": samplers.RandomSampler(seed=seed)}
             sampler: optuna.samplers.BaseSampler = getattr(samplers, self.name)(**arguments)
         return sampler
+
+    def _rehearse(self) -> None:
+        """Asks the sampler among invented trials, since most options are first looked at there. Raises what it does."""
+        import optuna
+
+        self._sampler(0)
+        if self.options == type(self.options)():
+            return
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        short = {
+            key: min(value, FEW + value % 1)  # 60.5 is as wrong as 6.5
+            for key, value in self.arguments.items()
+            if key in COUNTS and isinstance(value, int | float)
+        }
+        if self.name == "NSGAIISampler":
+            short.setdefault("population_size", FEW)
+        study = optuna.create_study(sampler=self._sampler(0, short))
+        # A Gaussian process takes its time, and has no option that could be wrong beyond its start.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for number in range(1 if self.name == "GPSampler" else 2 * FEW + 2):
+                trial = study.ask()
+                study.tell(trial, trial.suggest_float("a", 0.0, 1.0) + trial.suggest_float("b", 0.0, 1.0) + number % 3)
 
     def _suggest(self) -> Config:
         trial = self._study.ask()

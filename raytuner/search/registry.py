@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 from pydantic import BaseModel
 
@@ -42,9 +41,9 @@ def build_search(options: BaseModel, space: Space, seed: int, first: Sequence[Co
 
     Raises SearchError when it cannot be built or cannot express the space.
     """
-    methods = ("ask", "asked", "tell", "state_dict", "load_state_dict", "supports")
-    found, own = resolve(options, SEARCHES, where="search", methods=methods)
+    found, own = resolve(options, SEARCHES, Search, where="search")
     reasons = found.supports(space, own)
     if reasons:
         raise SearchError("\n".join(str(Problem("search", reason)) for reason in reasons))
-    return cast(Search, found(space, seed=seed, first=first, options=own))
+    search: Search = found(space, seed=seed, first=first, options=own)
+    return search

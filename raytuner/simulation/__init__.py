@@ -2,6 +2,7 @@
 
 from raytuner.simulation.cluster import Budget, Cluster, Run, simulate_run
 from raytuner.simulation.made import MADE
+from raytuner.simulation.picture import check_picture
 from raytuner.simulation.simulate import MARKS, Simulation, load_table, simulate
 from raytuner.simulation.tables import Curve, Reference, Table, read_table, table_names
 
@@ -15,6 +16,7 @@ __all__ = [
     "Run",
     "Simulation",
     "Table",
+    "check_picture",
     "load_table",
     "read_table",
     "simulate",

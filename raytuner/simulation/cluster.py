@@ -71,13 +71,16 @@ class Run:
     times: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     """(steps,): when each step was reported, ascending."""
     regrets: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    """(steps,): the regret of the best trial so far; inf before the first value."""
+    """(steps,): the regret of the best trial so far, by what the objective selects; inf before the first value. With
+    ``select: last``, a trial gets worse when its last value does."""
     ends: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     """(trials,): when each trial that has ended did, ascending."""
     statuses: dict[str, int] = field(default_factory=dict)
     """Trials by their last status."""
     failed: list[bool] = field(default_factory=list)
     """For each trial, in the order of asking, whether its training failed."""
+    seconds: float = 0.0
+    """When it was over: when its last trial ended, or the budget cut off what was under way."""
     busy: float = 0.0
     """Seconds that all workers trained."""
     lost: int = 0
@@ -92,10 +95,6 @@ class Run:
     @property
     def steps(self) -> int:
         return len(self.times)
-
-    @property
-    def seconds(self) -> float:
-        return float(max(self.times.max(initial=0.0), self.ends.max(initial=0.0)))
 
     @property
     def utilisation(self) -> float:
@@ -298,16 +297,29 @@ class _Simulation:
         if self._budget.steps is not None:
             reports = reports[: self._budget.steps]
         run = self._run
+        run.seconds = now
         run.times = np.array([at for at, _, _ in reports])
-        run.regrets = np.empty(len(reports))
-        configs = [trial.config for trial in self._trials.values()]
-        best, regret = math.inf, math.inf
-        for index, (_, number, value) in enumerate(reports):
-            if value < best:
-                best = value
-                regret = self._table.reference.regret(self._table.true_value(configs[number], value))
-            run.regrets[index] = regret
+        run.regrets = self._regrets(reports)
         run.ends = np.array(sorted(self._ends))
         for status in self._status.values():
             run.statuses[status] = run.statuses.get(status, 0) + 1
         return run
+
+    def _regrets(self, reports: list[tuple[float, int, float]]) -> NDArray[np.float64]:
+        """After each report, the regret of the trial that is best by then."""
+        configs = [trial.config for trial in self._trials.values()]
+        values: dict[int, float] = {}
+        # A heap of value, when it was first reached, and trial; what is no longer a trial's value is passed over.
+        ranking: list[tuple[float, int, int]] = []
+        regrets = np.empty(len(reports))
+        best, regret = (math.inf, -1, -1), math.inf
+        for index, (_, number, value) in enumerate(reports):
+            values[number] = min(value, values.get(number, math.inf)) if self._select == "best" else value
+            heapq.heappush(ranking, (values[number], index, number))
+            while values[ranking[0][2]] != ranking[0][0]:
+                heapq.heappop(ranking)
+            if ranking[0] != best:
+                best = ranking[0]
+                regret = self._table.reference.regret(self._table.true_value(configs[best[2]], best[0]))
+            regrets[index] = regret
+        return regrets

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raytuner.definition import Experiment
+from raytuner.definition import Experiment, import_from
 from raytuner.definition import load as load_definition
 from raytuner.errors import PlanError, Problem, SearchError
-from raytuner.plan import derived_seed
-from raytuner.schedulers import build_scheduler
+from raytuner.plan import code_root, derived_seed
+from raytuner.schedulers import Scheduler, build_scheduler
 from raytuner.search import build_search
 from raytuner.simulation.cluster import Budget, Cluster, Run, simulate_run
+from raytuner.simulation.coverage import uncovered
 from raytuner.simulation.made import MADE
-from raytuner.simulation.tables import Table, read_table
+from raytuner.simulation.picture import counted, draw
+from raytuner.simulation.tables import Table, has_table, read_table
 from raytuner.space import Space
 
 if TYPE_CHECKING:
@@ -43,6 +45,9 @@ class Simulation:
     cluster: Cluster
     runs: tuple[Run, ...]
     notes: tuple[str, ...] = ()
+    search_options: Mapping[str, Any] = field(default_factory=dict)
+    """What the definition gives the search beside its type."""
+    scheduler_options: Mapping[str, Any] = field(default_factory=dict)
 
     def regrets(self, axis: str = "steps", marks: Sequence[float] = MARKS) -> NDArray[np.float64]:
         """(marks, runs): each run's regret at shares of what the runs spent at the median: steps, trials or seconds."""
@@ -81,7 +86,9 @@ class Simulation:
             "schema": "raytuner.simulate/1",
             "table": self.table,
             "search": self.search,
+            "search_options": dict(self.search_options),
             "scheduler": self.scheduler,
+            "scheduler_options": dict(self.scheduler_options),
             "workers": self.cluster.workers,
             "stragglers": self.cluster.stragglers,
             "failures": self.cluster.failures,
@@ -104,14 +111,22 @@ class Simulation:
             "by_seconds": told("seconds"),
         }
 
+    @property
+    def title(self) -> str:
+        """What was simulated, in words."""
+        parts = ((self.search, self.search_options), (self.scheduler, self.scheduler_options))
+        given = [", ".join(f"{key}={value}" for key, value in options.items()) for _, options in parts]
+        told = [f"{name} ({more})" if more else name for (name, _), more in zip(parts, given, strict=True)]
+        return f"{' and '.join(told)} on {self.table}"
+
     def describe(self) -> list[str]:
         """The results for a person, as lines of plain text."""
         data = self.to_dict()
         middle = data["median"]
-        head = f"{data['search']} and {data['scheduler']} on {data['table']}: {data['workers']} workers, "
+        head = f"{self.title}: {counted(data['workers'], 'worker')}, {counted(len(self.runs), 'seed')}; medians"
         lines = [
             *(f"note: {note}" for note in self.notes),
-            f"{head}{len(self.runs)} seeds; medians",
+            head,
             "",
             "regret (0: the best known, 1: a median random configuration), with quartiles, after a share of the budget",
             f"{'':>9}" + "".join(f"{mark:>26.0%}" for mark in MARKS),
@@ -125,35 +140,19 @@ class Simulation:
         statuses = ", ".join(f"{number:g} {status}" for status, number in data["mean_trials_by_status"].items())
         lines += [
             "",
-            f"{middle['trials']:g} trials ({statuses}), {middle['steps']:g} steps in {_clock(middle['seconds'])} of "
-            "virtual time",
+            f"{counted(middle['trials'], 'trial')} ({statuses}), {counted(middle['steps'], 'step')} in "
+            f"{_clock(middle['seconds'])} of virtual time",
             f"workers in use {middle['utilisation']:.1%}; {middle['lost_workers']:g} lost; "
             f"the search takes {middle['search_ms_a_trial']:.2f} ms a trial",
         ]
         return lines
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Write a picture of the regret against trials, steps and virtual time: median, and quartiles shaded."""
-        from matplotlib.figure import Figure
+        """Write a picture of the regret against trials, steps and virtual time: median, and quartiles shaded.
 
-        figure = Figure(figsize=(12, 3.6), layout="constrained")
-        shares = np.linspace(0.01, 1.0, 100)
-        for place, axis in enumerate(("trials", "steps", "seconds")):
-            spent = float(np.median([getattr(run, axis) for run in self.runs]))
-            found = self.regrets(axis, shares.tolist())
-            keep = np.isfinite(found).all(axis=1)
-            low, middle, high = np.percentile(found[keep], [25, 50, 75], axis=1)
-            axes = figure.add_subplot(1, 3, place + 1)
-            axes.plot(shares[keep] * spent, middle)
-            axes.fill_between(shares[keep] * spent, low, high, alpha=0.25)
-            axes.set_xlabel({"seconds": "virtual time (s)"}.get(axis, axis))
-            axes.grid(alpha=0.3)
-            if (low > 0).all():
-                axes.set_yscale("log")
-            if place == 0:
-                axes.set_ylabel("regret")
-        figure.suptitle(f"{self.search} and {self.scheduler} on {self.table}, {self.cluster.workers} workers")
-        figure.savefig(os.fspath(path), dpi=120)
+        Raises PlanError when there can be no picture at ``path``.
+        """
+        draw(self, path)
 
 
 def simulate(
@@ -174,11 +173,15 @@ def simulate(
     workers: as many as ``resources.concurrent_trials`` by default, or 8. stragglers, failures: see ``Cluster``.
     Raises DefinitionError, SearchError (no such table, or a component that cannot work on it), PlanError.
     """
+    file = None if isinstance(experiment, Experiment) else Path(experiment)
     if not isinstance(experiment, Experiment):
         experiment = load_definition(Path(experiment), list(overrides))
+    if experiment.has_plug_in:
+        import_from(code_root(experiment, file, Path.cwd()))
     if not isinstance(table, Table):
         table = load_table(table)
-    workers = workers or experiment.resources.concurrent_trials or 8
+    if workers is None:
+        workers = experiment.resources.concurrent_trials or 8
     for name, value, right in (
         ("workers", workers, workers >= 1),
         ("seeds", seeds, seeds >= 1),
@@ -195,7 +198,7 @@ def simulate(
     space, notes = _space(experiment, table)
     max_steps = min(experiment.objective.max_steps or table.steps, table.steps)
     if max_steps != (experiment.objective.max_steps or max_steps):
-        notes.append(f"the table's trainings have {table.steps} steps: objective.max_steps is {max_steps}")
+        notes.append(f"the table's trainings have {counted(table.steps, 'step')}: objective.max_steps is {max_steps}")
     first = [experiment.defaults] if experiment.defaults and not space.problems(experiment.defaults) else []
     cluster = Cluster(workers, stragglers, failures)
     budget = Budget(trials=experiment.budget.trials, seconds=experiment.budget.time)
@@ -203,7 +206,7 @@ def simulate(
     for offset in range(seeds):
         seed = experiment.seed + offset
         search = build_search(experiment.search, space, derived_seed(seed, "search"), first)
-        scheduler = build_scheduler(experiment.scheduler, max_steps, derived_seed(seed, "scheduler"))
+        scheduler = _scheduler(experiment, max_steps, seed)
         runs.append(
             simulate_run(
                 table,
@@ -216,12 +219,25 @@ def simulate(
                 max_steps=max_steps,
             )
         )
-    search_name, scheduler_name = (getattr(part, "type", "") for part in (experiment.search, experiment.scheduler))
-    return Simulation(table.name, search_name, scheduler_name, cluster, tuple(runs), tuple(notes))
+    parts = (experiment.search, experiment.scheduler)
+    search_name, scheduler_name = (getattr(part, "type", "") for part in parts)
+    given = tuple(part.model_dump(mode="json", exclude_unset=True, exclude={"type"}) for part in parts)
+    return Simulation(table.name, search_name, scheduler_name, cluster, tuple(runs), tuple(notes), *given)
+
+
+def _scheduler(experiment: Experiment, max_steps: int, seed: int) -> Scheduler:
+    try:
+        return build_scheduler(experiment.scheduler, max_steps, derived_seed(seed, "scheduler"))
+    except SearchError as error:
+        if max_steps == experiment.objective.max_steps:
+            raise
+        rule = str(error).partition(";")[0]
+        why = f"the table's trainings have {counted(max_steps, 'step')}"
+        raise SearchError(f"{rule}: {why}, whatever objective.max_steps says; add --set scheduler=none") from error
 
 
 def load_table(name: str | os.PathLike[str]) -> Table:
-    """A made-up table (``made/curves``, ...), one of the folder that RAYTUNER_TABLES names, or one at FOLDER/NAME.
+    """A made-up table (``made/curves``, ...), one of the folder that RAYTUNER_TABLES names, else one at FOLDER/NAME.
 
     Raises SearchError when there is no such table.
     """
@@ -229,22 +245,27 @@ def load_table(name: str | os.PathLike[str]) -> Table:
     if name in MADE:
         return MADE[name]()
     home = os.environ.get(TABLES)
-    if home and not (Path(name).is_absolute() or Path(name).parts[0].startswith(".")):
+    path = Path(name)
+    named = home and name and not (path.is_absolute() or path.parts[:1] == (".",) or ".." in path.parts)
+    if home and named and (has_table(Path(home) / name) or not has_table(path)):
         return read_table(Path(home) / name)
-    if not any((folder / "index.json").is_file() for folder in (Path(name), *Path(name).parents)):
+    if not name or not any((folder / "index.json").is_file() for folder in (path, *path.parents)):
         rule = f"a table is one of {', '.join(MADE)}, FOLDER/NAME, or NAME in the folder that {TABLES} names"
-        raise SearchError(str(Problem("table", rule, name, "check the path")))
+        raise SearchError(str(Problem("table", rule, repr(name), "check the path")))
     return read_table(name)
 
 
 def _space(experiment: Experiment, table: Table) -> tuple[Space, list[str]]:
     """The experiment's space if the table can answer for it, else the table's."""
     own = Space(experiment.space, experiment.constraints)
-    rng = np.random.default_rng(0)
-    if not any(table.space.problems(own.sample(rng)) for _ in range(20)):
+    lacking = uncovered(table.space, own)
+    if not lacking:
         return own, []
-    names = ", ".join(table.space.names)
-    return table.space, [f"the table cannot answer for the experiment's space: its own is searched ({names})"]
+    note = f"the table cannot answer for the experiment's space ({lacking}): its own is searched"
+    dropped = ["the constraints"] if own.constraints else []
+    dropped += ["the defaults"] if experiment.defaults and table.space.problems(experiment.defaults) else []
+    without = f", without {' and '.join(dropped)}" if dropped else ""
+    return table.space, [f"{note} ({', '.join(table.space.names)}){without}"]
 
 
 def _finite(row: NDArray[np.float64]) -> bool:

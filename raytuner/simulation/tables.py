@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ from raytuner.errors import Problem, SearchError
 from raytuner.simulation.surrogate import Network
 from raytuner.space import Choice, Config, Float, Int, Space, config_key
 
-__all__ = ["Curve", "Reference", "Table", "read_table", "table_names"]
+__all__ = ["Curve", "Reference", "Table", "has_table", "read_table", "table_names"]
 
 FORMAT = "benchtables-1"
 LEAST_SECONDS = 1e-2
@@ -217,12 +218,30 @@ def read_table(path: str | Path) -> Table:
             if name not in entries:
                 remedy = f"use one of {', '.join(entries)}"
                 raise SearchError(str(Problem("table", f"must be one of {folder}", name, remedy)))
-            table: Table = _KINDS[entries[name]["kind"]](entries[name], folder)
-            return table
+            return _built(entries[name], folder)
     rule = "a table is FOLDER/NAME, where the folder has an index.json"
     if (path / "index.json").is_file():
         raise SearchError(str(Problem("table", rule, str(path), f"add one of {', '.join(table_names(path))}")))
     raise SearchError(str(Problem("table", rule, str(path), "check the path")))
+
+
+def has_table(path: Path) -> bool:
+    """Whether there is a table at ``FOLDER/NAME``. Raises SearchError when the folder's index cannot be read."""
+    folder = next((folder for folder in path.parents if (folder / "index.json").is_file()), None)
+    return folder is not None and path.relative_to(folder).as_posix() in _index(folder)
+
+
+def _built(entry: Mapping[str, Any], folder: Path) -> Table:
+    where = str(folder / str(entry["id"]))
+    kind = entry.get("kind")
+    if kind not in _KINDS:
+        raise SearchError(str(Problem(where, f"its kind must be one of {', '.join(_KINDS)}", repr(kind))))
+    try:
+        table: Table = _KINDS[kind](entry, folder)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, BadZipFile) as error:
+        rule, got = "a table must be whole", f"{type(error).__name__}: {error}"
+        raise SearchError(str(Problem(where, rule, got, f"look at {folder / 'index.json'}, or use another"))) from error
+    return table
 
 
 def _index(folder: Path) -> dict[str, Mapping[str, Any]]:

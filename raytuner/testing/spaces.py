@@ -14,20 +14,20 @@ __all__ = ["MIXED", "SMALL", "spaces"]
 
 MIXED = Space(
     {
-        "lr": Float(low=1e-4, high=0.1, log=True),
+        "lr": Float(low=1e-4, high=0.1, log=True, prior=1e-2),
         "dropout": Float(low=0, high=0.5, step=0.1),
         "depth": Int(low=1, high=4),
         "width": Int(low=32, high=512, step=32, log=True),
         "optimizer": Choice(values=["sgd", "adam", "lion"]),
         "momentum": Float(low=0, high=0.99, when={"optimizer": "sgd"}),
         "nesterov": Choice(values=[True, False], when="momentum > 0.5"),
-        "batch": Choice(values=[32, 64, 128], ordered=True),
+        "batch": Choice(values=[32, 64, 128], ordered=True, prior={"value": 128, "confidence": "high"}),
         "layers": Choice(values=[[64, 64], [128]]),
         "constant": Choice(values=["only"]),
     },
     ["width * depth <= 1024", "dropout < 0.3 or depth > 1"],
 )
-"""All that a space can have: logarithms, steps, orders, lists, a constant, nested conditions, constraints."""
+"""All that a space can have: logarithms, steps, orders, lists, a constant, priors, nested conditions, constraints."""
 SMALL = Space(
     {"a": Int(low=1, high=3), "b": Choice(values=["x", "y"]), "c": Int(low=1, high=2, when={"b": "y"})},
     ["not (a == 3 and b == 'x')"],
@@ -38,15 +38,24 @@ Parameter = Float | Int | Choice
 
 
 @st.composite
-def spaces(draw: st.DrawFn, unordered: bool = True, conditions: bool = True, least: int = 1, most: int = 5) -> Space:
+def spaces(
+    draw: st.DrawFn,
+    unordered: bool = True,
+    conditions: bool = True,
+    priors: bool = True,
+    least: int = 1,
+    most: int = 5,
+) -> Space:
     """Any space of ``least`` to ``most`` parameters, with something left within its constraints.
 
-    unordered, conditions: whether it may have choices without an order, and parameters that exist at times.
+    unordered, conditions, priors: whether it may have choices without an order, parameters that exist at times, and
+    parameters with a prior.
     """
     parameters: dict[str, Parameter] = {}
     for index in range(draw(st.integers(least, most))):
         when = draw(_condition(parameters)) if conditions and parameters and draw(st.booleans()) else None
-        parameters[f"p{index}"] = draw(_parameter(unordered, when))
+        plain = draw(_parameter(unordered, when))
+        parameters[f"p{index}"] = draw(_believed(plain)) if priors and draw(st.booleans()) else plain
     limits = draw(st.lists(_constraint(parameters), max_size=2))
     space = Space(parameters, [limit for limit in limits if limit is not None])
     assume(space.satisfiable(np.random.default_rng(0), 100))
@@ -69,6 +78,14 @@ def _parameter(draw: st.DrawFn, unordered: bool, when: Any) -> Parameter:
         return Int(low=low, high=low + (step or 1) * draw(st.integers(1, 40)), step=step, log=log, when=when)
     values = draw(st.sampled_from([["only"], [True, False], [1, 2.5, None], ["a", [1, 2], "c"], [8, 16, 32, 64]]))
     return Choice(values=values, ordered=not unordered or draw(st.booleans()), when=when)
+
+
+@st.composite
+def _believed(draw: st.DrawFn, plain: Parameter) -> Parameter:
+    """The parameter with a prior at any of its values."""
+    value = plain.axis.from_unit(draw(st.floats(0, 1)))
+    prior = {"value": value, "confidence": draw(st.sampled_from(["low", "medium", "high"]))}
+    return type(plain).model_validate(plain.model_dump() | {"prior": prior})
 
 
 @st.composite

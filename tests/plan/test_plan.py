@@ -7,7 +7,7 @@ import os
 import pickle
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -35,6 +35,31 @@ def plan(root: Path, machine: Machine = BIG, **changed: Any) -> Plan:
         "budget": {"trials": 9},
     }
     return compile(Experiment(**(given | changed)), import_root=root, cwd=root, machine=machine)
+
+
+class TestGenerations:
+    SEARCH: ClassVar = {"type": "genetic", "mode": "generational", "population": 5, "generations": 3}
+
+    def test_end_the_experiment(self, root: Path) -> None:
+        found = plan(root, search=self.SEARCH, scheduler="asha", budget={"trials": 30})
+        assert (found.trials, found.rungs[0]) == (15, (1, 15.0))
+        assert "budget.trials is 30, but there are only 15 configurations to try" in found.warnings
+        assert plan(root, search=self.SEARCH, budget={"trials": 9}).trials == 9
+
+    def test_are_a_budget_of_their_own(self, root: Path) -> None:
+        assert plan(root, search=self.SEARCH, budget={}).trials == 15
+        with pytest.raises(DefinitionError, match="a budget is needed"):
+            plan(root, search={"type": "genetic", "mode": "generational"}, budget={})
+
+    def test_that_never_come_are_warned_of(self, root: Path) -> None:
+        forever = {"type": "genetic", "mode": "generational"}
+        (warning,) = plan(root, Machine(8, 0), search=forever, budget={"trials": 30}).warnings
+        assert "of 30 trials none learns from another, since the first 100 fill the space" in warning
+        assert plan(root, Machine(8, 0), search=forever, budget={"trials": 101}).warnings == ()
+        assert plan(root, Machine(8, 0), search=self.SEARCH, budget={"trials": 15}).warnings == ()
+        few = {"depth": {"type": "int", "low": 1, "high": 4}}
+        everything = plan(root, Machine(8, 0), search=forever, space=few, budget={"trials": 4})
+        assert everything.warnings == (), "nothing is left to learn"
 
 
 class TestSlots:

@@ -18,6 +18,7 @@ from raytuner.schedulers import (
     NoneOptions,
     NoneScheduler,
     OutsideOptions,
+    Scheduler,
     build_scheduler,
 )
 
@@ -59,7 +60,10 @@ class Half(AshaScheduler):
 def plug_in(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     module = types.ModuleType("some_plug_in")
     monkeypatch.setitem(sys.modules, "some_plug_in", module)
-    vars(module).update(Half=Half, Bare=int, function=print, Empty=type("Empty", (), {"Options": HalfOptions}))
+    own = {"Options": HalfOptions}
+    duck = {name: getattr(NoneScheduler, name) for name in dir(NoneScheduler) if not name.startswith("_")} | own
+    vars(module).update(Half=Half, Bare=int, function=print)
+    vars(module).update(Duck=type("Duck", (), duck), Empty=type("Empty", (Scheduler,), own))
     return module
 
 
@@ -79,6 +83,7 @@ def test_a_scheduler_from_elsewhere(plug_in: types.ModuleType) -> None:
         ({"type": "some_plug_in:function"}, "must be a class"),
         ({"type": "some_plug_in:Bare"}, "must have its Options"),
         ({"type": "some_plug_in:Empty"}, "must have decision_steps"),
+        ({"type": "some_plug_in:Duck"}, r"must derive from raytuner\.schedulers\.Scheduler"),
         ({"type": "some_plug_in:Half", "eager": "maybe"}, r"scheduler\.eager: .* got 'maybe'"),
     ],
 )

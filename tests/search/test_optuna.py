@@ -240,6 +240,47 @@ def test_wrong_options_are_refused_before_anything_runs() -> None:
         OptunaOptions(sampler="TPE")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("sampler", "options"),
+    [
+        ("TPESampler", {"n_ei_candidates": 0}),
+        ("TPESampler", {"n_startup_trials": "x"}),
+        ("TPESampler", {"prior_weight": -1}),
+        ("GPSampler", {"n_startup_trials": "x"}),
+        ("CmaEsSampler", {"popsize": 1}),
+        ("CmaEsSampler", {"popsize": 7.5}),
+        ("CmaEsSampler", {"sigma0": "x"}),
+        ("NSGAIISampler", {"population_size": 60.5}),
+    ],
+)
+def test_options_that_only_a_proposal_shows_to_be_wrong_are_refused_as_well(sampler: str, options: Any) -> None:
+    with pytest.raises(SearchError, match=rf"search\.options: must be options of {sampler} .*see optuna\.samplers"):
+        build(BOX, sampler, **options)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "options"),
+    [
+        ("TPESampler", {"n_startup_trials": 1000, "multivariate": True}),
+        ("CmaEsSampler", {"popsize": 200, "use_separable_cma": True, "consider_pruned_trials": True}),
+        ("NSGAIISampler", {"population_size": 300, "crossover_prob": 0.5}),
+        ("QMCSampler", {"qmc_type": "halton"}),
+        ("GPSampler", {"deterministic_objective": True}),
+    ],
+)
+def test_options_that_are_right_leave_the_search_as_it_was(sampler: str, options: Any) -> None:
+    search = build(BOX, sampler, **options)
+    assert not search.trials
+    assert not search._record.trials
+    assert search.ask("1") is not None
+
+
+@pytest.mark.parametrize("option", ["gamma", "weights", "constraints_func", "x0", "source_trials", "crossover"])
+def test_what_no_file_can_hold_is_refused_without_optuna(option: str) -> None:
+    (reason,) = OptunaSearch.supports(BOX, OptunaOptions(options={option: 0.25}))
+    assert f"the option {option!r} cannot be given, since it is" in reason
+
+
 def test_cma_es_says_what_it_cannot_express() -> None:
     space = Space({"a": Choice(values=["x", "y"]), "b": Float(low=0, high=1, when={"a": "x"})})
     assert CmaEsSearch.supports(space) == [

@@ -26,6 +26,7 @@ from raytuner.search import (
     GridSearch,
     HyperOptOptions,
     HyperOptSearch,
+    Observation,
     OptunaOptions,
     OptunaSearch,
     OutsideOptions,
@@ -36,6 +37,7 @@ from raytuner.search import (
     SobolSearch,
     build_search,
 )
+from raytuner.search.base import Trial
 from raytuner.space import Choice, Float, Int, Space
 from raytuner.testing import SMALL, SearchContract, spaces
 
@@ -142,6 +144,29 @@ def test_options_name_their_search(name: str, found: type[Any]) -> None:
         found.Options().type = "other"
 
 
+def test_a_state_that_is_not_whole_is_refused_and_changes_nothing() -> None:
+    search = build_search(RandomOptions(), SMALL, 0)
+    search.ask("1")
+    state = search.state_dict()
+    for broken in ({"trials": [["1", {}]]}, {"trials": None}, {"asked": None}):
+        with pytest.raises(SearchError, match="a state must be whole"):
+            search.load_state_dict(state | broken)
+    with pytest.raises(SearchError, match="a state must be whole, got KeyError: 'trials'"):
+        search.load_state_dict({name: state[name] for name in ("search", "seed", "asked")})
+    assert search.state_dict() == state
+
+
+def test_a_negative_step_is_refused_and_a_known_trial_keeps_its_configuration() -> None:
+    search = build_search(RandomOptions(), SMALL, 0)
+    config = search.ask("1")
+    assert config is not None
+    with pytest.raises(SearchError, match=r"trial 1, step -1: steps count from 1"):
+        search.tell(Observation("1", config, -1, 0.5, "running"))
+    search.tell(Observation("1", {}, 1, 0.5, "running"))
+    search.tell(Observation("1", config, 0, None, "finished"))
+    assert search.trials["1"] == Trial(config, "finished", {1: 0.5})
+
+
 class CornerOptions(BaseModel):
     high: bool = True
 
@@ -163,6 +188,12 @@ def test_a_search_from_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     search = build_search(options, SMALL, 0)
     assert search.ask("1") == {"a": 1, "b": "x"}
     assert search.ask("2") is None
+    duck = {name: getattr(Corner, name) for name in dir(Corner) if not name.startswith("_")}
+    vars(module).update(Duck=type("Duck", (), duck), Idle=type("Idle", (Search,), {"Options": CornerOptions}))
+    with pytest.raises(SearchError, match=r"must derive from raytuner\.search\.Search, .* class Duck\(Search\)"):
+        build_search(OutsideOptions(type="some_plug_in:Duck"), SMALL, 0)
+    with pytest.raises(SearchError, match="must have _propose"):
+        build_search(OutsideOptions(type="some_plug_in:Idle"), SMALL, 0)
     with pytest.raises(SearchError, match="must be importable"):
         build_search(OutsideOptions(type="some_plug_in:Edge"), SMALL, 0)
     with pytest.raises(SearchError, match=r"search\.high"):

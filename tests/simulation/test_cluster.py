@@ -87,6 +87,35 @@ def test_a_budget_of_steps_or_time_cuts_what_runs() -> None:
     assert run.utilisation == 1.0
 
 
+def test_time_that_is_cut_off_counts_to_its_end() -> None:
+    run, _ = go(Straight(), workers=2, seconds=39.0)
+    assert (run.times.max(), run.seconds, run.utilisation) == (38.0, 39.0, 1.0)
+    run, _ = go(Straight(), workers=2, seconds=1.0)  # before the first report
+    assert (run.steps, run.seconds, run.utilisation) == (0, 1.0, 1.0)
+    run, _ = go(Straight(), workers=4, steps=21)
+    assert run.utilisation == 1.0
+
+
+class Rising(Straight):
+    """Every trial begins at 0.1 and gets worse, some more than others."""
+
+    def curve(self, config: Config, steps: int, repetition: int = 0) -> Curve:
+        return Curve(np.array([0.1, 0.5, 0.9 + config["x"]])[:steps], 2.0 * np.arange(1, steps + 1))
+
+
+def test_the_regret_is_that_of_what_the_objective_selects() -> None:
+    table = Rising(3)
+
+    def regrets(select: Any) -> list[float]:
+        search = RandomSearch(table.space, seed=0, options=RandomOptions(), first=[{"x": 0.2}, {"x": 0.0}])
+        scheduler = NoneScheduler(NoneOptions(), max_steps=3, seed=0)
+        run = simulate_run(table, search, scheduler, Cluster(), Budget(trials=2), seed=0, select=select)
+        return (run.regrets * 0.5).tolist()
+
+    assert regrets("best") == pytest.approx([0.1] * 6)
+    assert regrets("last") == pytest.approx([0.1, 0.5, 1.1, 0.1, 0.5, 0.9])
+
+
 def test_the_same_seed_is_the_same_run() -> None:
     table = Straight(27)
     runs = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +79,70 @@ def test_a_picture_is_drawn(file: Path, tmp_path: Path) -> None:
     assert (tmp_path / "regret.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_picture_that_cannot_be_is_refused_first(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, message in (("nowhere/regret.png", "folder must exist"), ("regret.foo", "must end in .png, .svg, .pdf")):
+        assert main(["simulate", str(file), "--table", "made/curves", "--plot", str(file.parent / name)]) == 2
+        said = capsys.readouterr()
+        assert message in said.err
+        assert said.out == ""
+
+
+def test_a_picture_of_nothing(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = file.parent / "regret.png"
+    arguments = ["--set", "budget={trials: null, time: 1}", "--seeds", "1", "--plot", str(picture)]
+    assert main(["simulate", str(file), "--table", "made/curves", *arguments]) == 0
+    assert "0 steps in 1 s of virtual time" in capsys.readouterr().out
+    assert picture.exists()
+
+
+def test_bounds_and_values_are_compared_exactly(file: Path) -> None:
+    def note(*overrides: str) -> str:
+        return " ".join(raytuner.simulate(file, "made/curves", seeds=1, overrides=overrides).notes)
+
+    assert note("space.momentum.high=0.99") == ""
+    assert "momentum must be from 0.0 to 0.99, got 0.991)" in note("space.momentum.high=0.991")
+    assert "depth must be from 1 to 5, got 6)" in note("space.depth=[1, 2, 3, 4, 5, 6]")
+    assert "it has no extra)" in note("space.extra=[1]")
+    given = "defaults={lr: 0.01, momentum: 0.5, width: 64, depth: 7, dropout: 0.25, activation: relu}"
+    both = note("space.depth=[7]", "constraints=['lr < 0.05']", given)
+    assert both.endswith("activation), without the constraints and the defaults")
+
+
+def test_options_are_told(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--set", "search={type: hyperopt, startup: 20}", "--set", "budget.trials=1", "--seeds", "1"]
+    assert main(["simulate", str(file), "--table", "made/curves", "--workers", "1", *arguments]) == 0
+    shown = capsys.readouterr().out
+    assert "hyperopt (startup=20) and asha on made/curves: 1 worker, 1 seed; medians" in shown
+    assert "1 trial (" in shown
+    result = told(capsys, file, "--table", "made/curves", *arguments)
+    assert (result["search"], result["search_options"]) == ("hyperopt", {"startup": 20})
+    assert (result["scheduler"], result["scheduler_options"]) == ("asha", {})
+
+
 def test_what_cannot_be_simulated_is_said(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SearchError, match=r"asha needs objective\.max_steps above"):
+    with pytest.raises(SearchError, match=r"asha needs objective\.max_steps above") as one_step:
         raytuner.simulate(file, "made/branches")
-    for fields in ({"workers": -1}, {"seeds": 0}, {"failures": 1.0}, {"stragglers": -0.1}):
+    assert "the table's trainings have 1 step, whatever" in str(one_step.value)
+    assert str(one_step.value).endswith("add --set scheduler=none")
+    for fields in ({"workers": -1}, {"workers": 0}, {"seeds": 0}, {"failures": 1.0}, {"stragglers": -0.1}):
         with pytest.raises(PlanError, match=next(iter(fields))):
             raytuner.simulate(file, "made/curves", **fields)
     assert main(["simulate", str(file), "--table", "nothing/here"]) == 1
     assert "made/curves" in capsys.readouterr().err
+
+
+def test_a_plug_in_beside_the_definition_is_found(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = file.parent / "plug_in_of_a_test"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "own.py").write_text(
+        "from raytuner.components import Options\n"
+        "from raytuner.schedulers import NoneScheduler\n"
+        "from raytuner.search import RandomSearch\n"
+        "class Mine(RandomSearch):\n    Options = Options\n"
+        "class Lenient(NoneScheduler):\n    Options = Options\n"
+    )
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    overrides = ("search=plug_in_of_a_test.own:Mine", "scheduler=plug_in_of_a_test.own:Lenient", "budget.trials=3")
+    result = raytuner.simulate(file, "made/curves", seeds=1, overrides=overrides)
+    assert result.runs[0].trials == 3

@@ -164,6 +164,41 @@ def test_a_wrong_name_gets_the_right_ones(tmp_path: Path, monkeypatch: pytest.Mo
         load_table("made/pool")
 
 
+def test_a_path_is_a_path_whatever_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tables(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/index.json").write_text('{"format": "benchtables-1", "instances": []}')
+    monkeypatch.setenv("RAYTUNER_TABLES", str(tmp_path / "other"))
+    monkeypatch.chdir(tmp_path.parent)
+    assert load_table(f"{tmp_path.name}/made/pool").name == "made/pool"
+    with pytest.raises(SearchError, match="other"):
+        load_table("made/pool")
+    with pytest.raises(SearchError, match=r"a table is one of .*, got ''"):
+        load_table("")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"file": "gone.npz"}, "must be whole, got FileNotFoundError"),
+        ({"file": "index.json"}, "must be whole, got ValueError"),
+        ({"kind": "odd"}, "its kind must be one of table, pool, surrogate, got 'odd'"),
+        ({"space": None}, "must be whole, got TypeError"),
+        ({"quant": {}}, "must be whole, got KeyError: 'loss'"),
+    ],
+)
+def test_a_damaged_table_is_said_to_be_one(tmp_path: Path, damage: dict[str, Any], message: str) -> None:
+    index = json.loads((write_tables(tmp_path) / "index.json").read_text())
+    index["instances"][0] |= damage
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    with pytest.raises(SearchError, match=rf"made/grid: .*{message}"):
+        load_table(tmp_path / "made/grid")
+    del index["instances"][0]["space"]
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    with pytest.raises(SearchError, match=r"made/grid: .*must be"):
+        load_table(tmp_path / "made/grid")
+
+
 @pytest.mark.parametrize("name", MADE)
 def test_made_up_tables_have_the_reference_that_they_claim(name: str) -> None:
     table = load_table(name)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +18,7 @@ from hypothesis import strategies as st
 from raytuner.components import Options
 from raytuner.search import Observation, Search
 from raytuner.space import Choice, Config, Space
-from raytuner.testing import SMALL, SearchContract, Story, spaces
+from raytuner.testing import MIXED, SMALL, SearchContract, Story, spaces
 
 
 class Plain(Search):
@@ -151,7 +154,8 @@ def kinds(space: Space) -> set[str]:
     """What there is in a space."""
     parameters = space.parameters.values()
     found = {type(one).__name__ for one in parameters} | ({"constraints"} if space.constraints else set())
-    found |= {name for one in parameters for name in ("log", "step", "when", "ordered") if getattr(one, name, None)}
+    told = ("log", "step", "when", "ordered", "prior")
+    found |= {name for one in parameters for name in told if getattr(one, name, None)}
     return found | {"unordered" for one in parameters if isinstance(one, Choice) and not one.ordered}
 
 
@@ -161,11 +165,12 @@ def test_spaces_have_everything_and_leave_out_what_is_not_wanted() -> None:
     @settings(max_examples=100, derandomize=True, database=None)
     @given(st.booleans(), st.data())
     def look(everything: bool, data: st.DataObject) -> None:
-        seen[everything] |= kinds(data.draw(spaces(unordered=everything, conditions=everything)))
+        seen[everything] |= kinds(data.draw(spaces(unordered=everything, conditions=everything, priors=everything)))
 
     look()
-    assert seen[True] == {"Float", "Int", "Choice", "log", "step", "ordered", "unordered", "when", "constraints"}
-    assert seen[False] == seen[True] - {"unordered", "when"}
+    numbers, choices = {"Float", "Int", "log", "step"}, {"Choice", "ordered", "unordered"}
+    assert seen[True] == {*numbers, *choices, "when", "prior", "constraints"} == kinds(MIXED)
+    assert seen[False] == seen[True] - {"unordered", "when", "prior"}
 
 
 def test_a_story_checks_what_is_proposed() -> None:
@@ -183,3 +188,19 @@ def test_the_package_does_without_pytest_until_it_is_asked_for() -> None:
         "else:\n    raise AssertionError\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+def test_the_example_of_the_documentation_keeps_the_contract(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs/plugins.md").read_text()
+    search, contract = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package/__init__.py").touch()
+    (tmp_path / "my_package/halton.py").write_text(search)
+    (tmp_path / "test_halton.py").write_text(contract)
+    command = [sys.executable, "-m", "pytest", "-q", "--rootdir", str(tmp_path), "-p", "no:cacheprovider"]
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout
+    assert "passed" in done.stdout
+    assert "skipped" not in done.stdout, "all that a search promises"
