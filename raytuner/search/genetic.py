@@ -55,8 +55,9 @@ class GeneticOptions(Options):
     mutation: float | None = Field(None, gt=0, le=1)
     """The chance of each parameter to change; one does at least, unless crossover alone makes a new configuration.
     Adapts itself to success, if left out."""
-    candidates: int = Field(10, ge=1, le=1000)
-    """Children that are made, of which the one whose known neighbours rank best is proposed; 1 is plain evolution."""
+    candidates: int = Field(20, ge=1, le=1000)
+    """Children that are made at most, of which the one whose known neighbours rank best is proposed. How many is drawn
+    anew for each proposal, so that some are greedy and others plain evolution, which 1 always is."""
     elitism: int = Field(1, ge=0, le=100_000)
     """The best trials of all, which stay in the population whatever their age."""
     generations: int | None = Field(None, ge=1)
@@ -91,8 +92,8 @@ class GeneticSearch(Search):
     3. *Variation*: uniform crossover and mutation, typed, see ``Variation``. The mutation rate follows the 1/5 success
        rule (Rechenberg 1973) over the record: a success is a child that would become a parent at once.
     4. *Repair*: a child that violates a constraint gets other values for what changed, then fewer changes.
-    5. *Informed choice* (Rasheed and Hirsh 2000): of several children, the one whose nearest known configurations rank
-       best. Near are those that agree in the parameters by which ranks differ, see ``relevance``. Failed trials rank
+    5. *Informed choice* (Rasheed and Hirsh 2000): of a random number of children, the one whose nearest known
+       configurations rank best. Near are those that agree in the parameters by which ranks differ, see ``relevance``. Failed trials rank
        last, so that regions in which trials fail are left.
 
     No child repeats a configuration, whether known or under way. When children are no longer new or valid, as in a
@@ -204,11 +205,12 @@ class GeneticSearch(Search):
     def _most_promising(self, pool: _Pool, rng: np.random.Generator) -> Individual | None:
         """The best looking of several children; None when none is valid and new."""
         children: list[Individual] = []
-        for _ in range(self.settings.candidates + ATTEMPTS):
+        wanted = int(rng.integers(1, self.settings.candidates, endpoint=True))
+        for _ in range(wanted + ATTEMPTS):
             child = self._child(pool, rng)
             if child is not None:
                 children.append(child)
-            if len(children) == self.settings.candidates:
+            if len(children) == wanted:
                 break
         if len(children) < 2:
             return children[0] if children else None
