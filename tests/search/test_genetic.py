@@ -237,14 +237,14 @@ def test_children_keep_away_from_where_trials_fail() -> None:
     failed = {}
     for candidates in (1, 20):
         count = 0
-        for seed in range(5):
+        for seed in range(30):
             search = genetic(CUBE, seed=seed, candidates=candidates)
             for number in range(50):
                 config = ask(search, f"{number}")
                 value = None if config["a"] < 0.5 else abs(config["a"] - 0.55) + abs(config["b"] - 0.5)
                 count += value is None and number >= 20
                 finish(search, f"{number}", config, value)
-        failed[candidates] = count / (5 * 30)
+        failed[candidates] = count / (30 * 30)
     assert failed[20] < 0.2
     assert failed[20] < failed[1]
 
