@@ -9,6 +9,7 @@ from __future__ import annotations
 import getpass
 import hashlib
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from raytuner.journal import (
     Exploited,
     Folder,
     Logged,
+    Phase,
     Reported,
     Tested,
     TrialEnded,
@@ -208,22 +210,34 @@ class Translator:
         self._update(event.trial).params |= self.params(event.trial)
         trial = self.state.trials[event.trial]
         if trial.started_at == event.at:  # for the first time on record
-            self._settings(event.trial, trial.asked, event.at, 1)
+            self._settings(event.trial, self.details.mutated, trial.asked, event.at, 1)
 
     def _exploited(self, event: Exploited) -> None:
         trial = self.state.trials[event.trial]
+        *before, last, new = trial.phases
+        names = self._changing(trial.phases)
+        first_seen = names - self._changing([*before, last])
+        self._settings(event.trial, first_seen, trial.asked, trial.started_at, 1)
         # At both ends of a phase, so that a chart shows a value for as long as it was in force.
-        self._settings(event.trial, trial.phases[-2].config, event.at, event.step)
-        self._settings(event.trial, event.config, event.at, event.source_step + 1)
+        self._settings(event.trial, names, last.config, event.at, event.step)
+        self._settings(event.trial, names, new.config, event.at, event.source_step + 1)
         tags = self._update(event.trial).tags
         tags["raytuner.exploits"] = str(len(trial.phases) - 1)
         tags["raytuner.lineage"] = tag_value(lineage.exploits(trial))
+        tags["raytuner.config"] = tag_value(json.dumps(new.config, default=str))
 
-    def _settings(self, trial_id: str, config: dict[str, Any], at: float, step: int) -> None:
+    def _changing(self, phases: Sequence[Phase]) -> set[str]:
+        """The parameters that may change while a trial trains, and those that did: the state that it copies brings its
+        own along.
+        """
+        names = {name for phase in phases for name in phase.config}
+        differ = {name for name in names if len({repr(phase.config.get(name)) for phase in phases}) > 1}
+        return differ | set(self.details.mutated)
+
+    def _settings(self, trial_id: str, names: Iterable[str], config: dict[str, Any], at: float, step: int) -> None:
         """What changes while a trial trains is no parameter to MLflow, where these never change: it is measured."""
-        values = {name: config.get(name) for name in self.details.mutated}
-        numbers = {name: value for name, value in values.items() if type(value) in (int, float)}
-        self._measure(trial_id, {f"config/{name}": value for name, value in numbers.items()}, at, step)
+        measured = dict(self.details.measure(name, config[name]) for name in sorted(names) if name in config)
+        self._measure(trial_id, {f"config/{name}": value for name, value in measured.items()}, at, step)
 
     def _reported(self, event: Reported) -> None:
         self._measure(event.trial, dict(event.metrics), event.time or event.at, event.step)
@@ -237,7 +251,7 @@ class Translator:
             best: dict[str, float | None] = {f"best/{self.state.metric}": trial.value, "best/step": trial.value_step}
             self._measure(event.trial, best, event.at, trial.step)
         if event.status in _ENDS:
-            self._settings(event.trial, trial.current, event.at, trial.step)
+            self._settings(event.trial, self._changing(trial.phases), trial.current, event.at, trial.step)
             self._measure(PARENT, {f"trials/{event.status}": self.state.count(event.status)}, event.at)
         if event.error:
             self._update(event.trial).tags["raytuner.error"] = _error(event.error)[-500:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ from conftest import Run, events_of, raytuner, run_until
 
 from raytuner.journal import Exploited, TrialStarted, replay
 
+NAMES = ["ada", "bob", "eve"]  # not mutated: they go along with what is copied
 FIELDS: dict[str, Any] = {
     "train": "objectives:learner",
     "objective": {"metric": "learnt", "mode": "max", "max_steps": 12},
     "space": {
         "rate": {"type": "float", "low": 0.0, "high": 1.0},
         "pause": {"type": "choice", "values": [0.05]},
+        "named": {"type": "choice", "values": NAMES},
     },
     "scheduler": {"type": "pbt", "mutate": ["rate"], "population": 6, "perturbation_interval": 2, "quantile": 0.34},
 }
@@ -80,7 +83,13 @@ def _check_mlflow(uri: str, state: Any) -> None:
         assert float(run.data.params["rate"]) == trial.asked["rate"]
         assert run.data.tags.get("raytuner.exploits", "0") == str(len(trial.phases) - 1)
         rates = {m.step: m.value for m in client.get_metric_history(run.info.run_id, "config/rate")}
+        names = {m.step: m.value for m in client.get_metric_history(run.info.run_id, "config/named-index")}
         for phase in trial.phases:
             if phase.after < 12:
                 assert rates[phase.after + 1] == phase.config["rate"]
+                assert not names or names[phase.after + 1] == NAMES.index(phase.config["named"])
+        if len({phase.config["named"] for phase in trial.phases}) > 1:
+            assert names[1] == NAMES.index(trial.asked["named"])
+        if len(trial.phases) > 1:
+            assert json.loads(run.data.tags["raytuner.config"]) == trial.current
     assert {"lineage.json", "lineage.svg"} <= {found.path for found in client.list_artifacts(parent.info.run_id)}
