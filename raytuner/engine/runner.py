@@ -17,7 +17,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ from raytuner.training.trial import TrialSpec
 if TYPE_CHECKING:
     from ray.tune import PlacementGroupFactory
 
-__all__ = ["Engine", "Interrupt", "connect"]
+__all__ = ["Engine", "Interrupt", "connect", "own_machine"]
 
 ADAPTERS = {
     "ray_function": "raytuner.engine.raycode:adapt_function",
@@ -351,6 +351,19 @@ def connect(address: str | None) -> Machine | None:
     if ray_module is None or not ray_module.is_initialized():
         return None
     return cluster()
+
+
+def own_machine(machine: Machine) -> Machine:
+    """This machine as a Ray that is started here will know it: with its accelerators and labels."""
+    quiet_ray()
+    try:
+        from ray._private.resource_and_label_spec import ResourceAndLabelSpec
+
+        found = ResourceAndLabelSpec(num_cpus=machine.cpus, num_gpus=machine.gpus).resolve(is_head=True)
+        node = _node(found.to_resource_dict(), found.labels)
+    except Exception:  # not of Ray's public interface: without it, only Ray itself can tell
+        return machine
+    return replace(machine, nodes=(node,))
 
 
 def cluster() -> Machine:

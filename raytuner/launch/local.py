@@ -22,7 +22,7 @@ from rich.console import Console
 from raytuner.definition import Experiment, to_yaml
 from raytuner.definition import load as load_definition
 from raytuner.engine.conductor import Conductor
-from raytuner.engine.runner import Engine, Interrupt, connect
+from raytuner.engine.runner import Engine, Interrupt, connect, own_machine
 from raytuner.engine.shelf import StoreShelf
 from raytuner.engine.snapshot import changed_since, take_snapshot
 from raytuner.errors import JournalError, LaunchError, PlanError, RaytunerError
@@ -40,7 +40,7 @@ from raytuner.journal import (
 from raytuner.launch.pack import git_state
 from raytuner.launch.progress import Progress
 from raytuner.launch.summary import print_summary
-from raytuner.plan import Machine, Plan
+from raytuner.plan import Machine, Plan, no_room, smallest
 from raytuner.plan import compile as compile_plan
 from raytuner.storage import Mirror, ObjectStore, is_address, pull, split, work_folder
 from raytuner.tracking import Tracker, start_tracker
@@ -167,6 +167,7 @@ def drive(
     file: IO[str] | None = None,
 ) -> ExperimentState:
     """Run a plan until it ends, and return the final state. Everything is on record when this returns."""
+    _must_suit(plan)
     folder = _folder_of(plan)
     console = Console(file=open(os.devnull, "w") if quiet else file or sys.stdout, highlight=False)  # noqa: SIM115 - the console's for as long as the run
     if not resuming:
@@ -288,6 +289,16 @@ def _finish_tracking(tracker: Tracker | None, console: Console, interrupt: Inter
 def machine() -> Machine | None:
     """The cluster's, if ``RAY_ADDRESS`` names one or this process is connected; None for this machine."""
     return connect(os.environ.get("RAY_ADDRESS"))
+
+
+def _must_suit(plan: Plan) -> None:
+    """Raises PlanError where a Ray of this machine's own will not have the accelerator or the labels."""
+    resources = plan.experiment.resources
+    if plan.machine.nodes or not (resources.accelerator or resources.labels):
+        return
+    problems = no_room(smallest(plan.needs), resources, own_machine(plan.machine))
+    if problems:
+        raise PlanError("\n".join(map(str, problems)))
 
 
 def _create(plan: Plan, folder: Folder, console: Console) -> None:

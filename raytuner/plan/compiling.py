@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from raytuner.definition import CodeInfo, Experiment, find_experiment_code, import_root
+from raytuner.definition import CodeInfo, Experiment, Resources, find_experiment_code, import_root
 from raytuner.errors import DefinitionError, PlanError, Problem
 from raytuner.plan.cost import Slots, expected_steps, find_slots, most_configurations, rungs_of
 from raytuner.plan.machine import Machine, this_machine
@@ -160,4 +160,19 @@ def _warnings(
         warnings.append("constraints: none of 1000 random configurations satisfies them; they may be too tight")
     if machine.gpus and experiment.resources.gpu == 0:
         warnings.append(f"this machine has {machine.gpus} GPUs, and trials use none; set resources.gpu to use them")
+    return warnings + _not_here(experiment.resources, machine)
+
+
+def _not_here(resources: Resources, machine: Machine) -> list[str]:
+    """What this machine, outside a cluster, may not have."""
+    if machine.nodes:
+        return []
+    remedy = "`raytuner run` refuses it where it is not; connect to a cluster with RAY_ADDRESS, or launch it on one"
+    warnings = []
+    if resources.accelerator:
+        known = "which GPUs this machine has is known when Ray looks" if machine.gpus else "this machine has no GPU"
+        warnings.append(f"resources.accelerator is {resources.accelerator}, and {known}; {remedy}")
+    if resources.labels:
+        labels = ", ".join(f"{name}={value}" for name, value in resources.labels.items())
+        warnings.append(f"resources.labels: a Ray that is started here has no {labels}; {remedy}")
     return warnings

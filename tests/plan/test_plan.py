@@ -13,7 +13,7 @@ import pytest
 
 from raytuner.definition import Experiment, load, to_yaml
 from raytuner.errors import DefinitionError, PlanError
-from raytuner.plan import Machine, Plan, compile
+from raytuner.plan import Machine, Node, Plan, compile
 
 BIG = Machine(cpus=64, gpus=8)
 
@@ -35,6 +35,16 @@ def plan(root: Path, machine: Machine = BIG, **changed: Any) -> Plan:
         "budget": {"trials": 9},
     }
     return compile(Experiment(**(given | changed)), import_root=root, cwd=root, machine=machine)
+
+
+def test_accelerators_and_labels_are_not_known_to_be_here(root: Path) -> None:
+    resources = {"accelerator": "H100", "labels": {"zone": "a"}}
+    accelerator, labels = plan(root, Machine(4, 0), resources=resources).warnings
+    assert accelerator.startswith("resources.accelerator is H100, and this machine has no GPU; `raytuner run` refuses")
+    assert labels.startswith("resources.labels: a Ray that is started here has no zone=a; ")
+    assert "known when Ray looks" in plan(root, resources={"accelerator": "H100", "gpu": 1}).warnings[0]
+    nodes = (Node(4, 0, frozenset({"H100"}), {"zone": "a"}),)
+    assert plan(root, Machine(4, 0, nodes), resources=resources).warnings == ()
 
 
 class TestSlots:
