@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raytuner.definition import AUTO
 from raytuner.engine.conductor import GOING_AWAY, Conductor
 from raytuner.engine.nodes import HEAD, autoscaler
 from raytuner.engine.serverclient import ServerSpec, ensure_server
@@ -119,11 +121,19 @@ class Engine:
                 "RAYTUNER_INSIDE": "1",
                 **experiment.env,
             },
-            preload=("torch.distributed",) if max(needs.workers for needs in self.plan.needs) > 1 else (),
+            preload=self._preload(),
             mps=experiment.resources.mps,
             devices=any(needs.gpu for needs in self.plan.needs),
             log=str(self.folder.path / "server.log"),
         )
+
+    def _preload(self) -> tuple[str, ...]:
+        """What every trial imports, if only to join the others, or to be held to its share of a GPU."""
+        resources = self.plan.experiment.resources
+        several = max(needs.workers for needs in self.plan.needs) > 1
+        shares = resources.gpu == AUTO or any(0 < needs.gpu < 1 for needs in self.plan.needs)
+        torch = ("torch",) if shares and importlib.util.find_spec("torch") is not None else ()
+        return ("torch.distributed",) if several else torch
 
     def _start_ray(self) -> None:
         quiet_ray()

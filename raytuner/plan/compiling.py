@@ -160,7 +160,21 @@ def _warnings(
         warnings.append("constraints: none of 1000 random configurations satisfies them; they may be too tight")
     if machine.gpus and experiment.resources.gpu == 0:
         warnings.append(f"this machine has {machine.gpus} GPUs, and trials use none; set resources.gpu to use them")
-    return warnings + _not_here(experiment.resources, machine)
+    warnings += _not_here(experiment.resources, machine)
+    return warnings + _unlimited(experiment, code["train"])
+
+
+def _unlimited(experiment: Experiment, train: CodeInfo) -> list[str]:
+    """Shares of a GPU's memory that nothing holds trials to."""
+    inside = "isolation: actor" if experiment.isolation == "actor" else "a Trainable class"
+    in_actor = experiment.isolation == "actor" or train.kind == "ray_class"
+    gpu = experiment.resources.gpu
+    if not in_actor or (not isinstance(gpu, str) and (gpu == 0 or gpu >= 1)):
+        return []
+    return [
+        f"resources.gpu is {gpu}, but with {inside} nothing holds a trial to its share of a GPU's memory, nor measures "
+        "what it takes; that needs a process of its own"
+    ]
 
 
 def _not_here(resources: Resources, machine: Machine) -> list[str]:

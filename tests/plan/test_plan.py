@@ -47,6 +47,14 @@ def test_accelerators_and_labels_are_not_known_to_be_here(root: Path) -> None:
     assert plan(root, Machine(4, 0, nodes), resources=resources).warnings == ()
 
 
+@pytest.mark.parametrize("gpu", [0.25, "auto", "0.5 if depth > 1 else 1"])
+def test_in_the_actor_nothing_limits_memory(root: Path, gpu: Any) -> None:
+    (warning,) = plan(root, isolation="actor", resources={"gpu": gpu}).warnings
+    assert f"resources.gpu is {gpu}, but with isolation: actor nothing holds a trial to its share" in warning
+    assert plan(root, isolation="actor", resources={"gpu": 1}).warnings == ()
+    assert plan(root, resources={"gpu": gpu}).warnings == ()
+
+
 class TestSlots:
     @pytest.mark.parametrize(
         ("resources", "machine", "slots", "limit"),
