@@ -48,7 +48,8 @@ def _head(reading: Reading) -> list[str]:
     state, savings = reading.state, reading.savings
     description = str(_part(reading.plan, "experiment").get("description") or "")
     counts = {
-        status: state.count(status) for status in ("finished", "stopped", "failed", "paused", "running", "pending")
+        status: state.count(status)
+        for status in ("finished", "stopped", "failed", "paused", "interrupted", "running", "pending")
     }
     words = {"stopped": "stopped early"}
     trials = ", ".join(f"{amount} {words.get(status, status)}" for status, amount in counts.items() if amount)

@@ -16,7 +16,7 @@ from raytuner.engine.earlier import Earlier, cut_off
 from raytuner.engine.needs import Books, larger_share
 from raytuner.engine.proposals import Proposals
 from raytuner.engine.shelf import Shelf
-from raytuner.engine.upkeep import INTERRUPTED, Upkeep
+from raytuner.engine.upkeep import Upkeep
 from raytuner.engine.usage import Occupancy
 from raytuner.errors import PlanError, SpaceError
 from raytuner.journal import (
@@ -38,7 +38,7 @@ from raytuner.journal import (
     TrialStarted,
     TrialState,
 )
-from raytuner.journal.state import EXPLOIT
+from raytuner.journal.state import EXPLOIT, INTERRUPTED
 from raytuner.plan import Needs, Plan
 from raytuner.schedulers import Decision, Exploit
 from raytuner.search import Observation, Search, Status

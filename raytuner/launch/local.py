@@ -186,13 +186,14 @@ def drive(
             state = ExperimentState(history=False)
             shelf = StoreShelf(folder, mirror) if mirror is not None else None
             conductor = Conductor(plan, folder, journal, state, shelf)
+            started = _driver_started(plan, journal.segment, conductor.scheduler.spares)
             if extension is None:
                 conductor.replay(events)
-                conductor.record(_driver_started(plan, journal.segment))
+                conductor.record(started)
                 conductor.warnings += _changed(folder) if resuming else []
             else:
                 _replace(plan, folder)
-                new = (_driver_started(plan, journal.segment), extension.event)
+                new = (started, extension.event)
                 conductor.replay([*events, *map(journal.append, new)])
                 for note in extension.notes:
                     console.print(f"  {note}", highlight=False, soft_wrap=True)
@@ -349,7 +350,7 @@ def _changed(folder: Folder) -> list[str]:
     return [f"the code has changed since the experiment started ({names}); it goes on with the code of then"]
 
 
-def _driver_started(plan: Plan, segment: int) -> DriverStarted:
+def _driver_started(plan: Plan, segment: int, spares: bool) -> DriverStarted:
     experiment = plan.experiment
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
@@ -377,4 +378,5 @@ def _driver_started(plan: Plan, segment: int) -> DriverStarted:
         git=git_state(plan.import_root),
         seed=experiment.seed,
         slots=plan.slots,
+        spares=spares,
     )

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from raytuner.analysis import Savings
 from raytuner.journal import ExperimentState, Folder, TrialState
 from raytuner.launch.progress import duration, number
 
@@ -86,9 +87,10 @@ def _test(console: Console, state: ExperimentState) -> None:
 def _savings(console: Console, state: ExperimentState) -> None:
     trials = f"{len(state.trials)} trial{'s' * (len(state.trials) != 1)}"
     text = f"  trained   {trials}, {state.steps} steps in {duration(state.time_used)}"
-    full = len(state.trials) * (state.max_steps or 0)
-    if full > state.steps and state.count("stopped", "paused"):
-        text += f"; early stopping saved {full - state.steps} of {full} steps ({1 - state.steps / full:.0%})"
+    savings = Savings.of(state)
+    if savings.saved and savings.full:
+        share = savings.saved / savings.full
+        text += f"; early stopping saved {savings.saved} of {savings.full} steps ({share:.0%})"
     console.print(text, soft_wrap=True)
 
 

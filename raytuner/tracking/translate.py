@@ -245,14 +245,16 @@ class Translator:
     def _ended(self, event: TrialEnded) -> None:
         trial = self.state.trials[event.trial]
         # A paused trial may go on, so that its run does: only the end of the driver ends it.
-        self._label(event.trial, event.status, event.reason, event.at if event.status in _ENDS else None)
+        status = "interrupted" if trial.interrupted else event.status
+        self._label(event.trial, status, event.reason, event.at if event.status in _ENDS else None)
         if trial.value is not None:
             # Names in a group: MLflow draws a chart for each, and what has but one point must not lie among the curves.
             best: dict[str, float | None] = {f"best/{self.state.metric}": trial.value, "best/step": trial.value_step}
             self._measure(event.trial, best, event.at, trial.step)
         if event.status in _ENDS:
             self._settings(event.trial, self._changing(trial.phases), trial.current, event.at, trial.step)
-            self._measure(PARENT, {f"trials/{event.status}": self.state.count(event.status)}, event.at)
+            if not trial.interrupted:
+                self._measure(PARENT, {f"trials/{event.status}": self.state.count(event.status)}, event.at)
         if event.error:
             self._update(event.trial).tags["raytuner.error"] = _error(event.error)[-500:]
             text = "\n".join(str(part) for part in (event.error.get("traceback"), _error(event.error)) if part)

@@ -116,6 +116,12 @@ def test_end_states(folder: Folder, status: str, state: str, end: int | None) ->
         assert updates[PARENT].metrics == [(f"trials/{status}", 1.0, 20_000, 0)]
 
 
+def test_what_is_cut_off_was_not_stopped(folder: Folder) -> None:
+    updates = feed(begun(folder), ended("stopped", reason="interrupted: Ctrl-C"))
+    assert (updates[ONE].status, updates[ONE].tags["raytuner.status"]) == ("KILLED", "interrupted")
+    assert PARENT not in updates
+
+
 def test_a_failure_tells_why(folder: Folder) -> None:
     error = {"kind": "ValueError", "message": "x" * 9000, "traceback": "Traceback\n  line"}
     update = feed(begun(folder), ended("failed", error=error))[ONE]
