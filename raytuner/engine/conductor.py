@@ -252,6 +252,8 @@ class Conductor:
         if not self._upkeep.has_room():
             return None
         while (trial := self._next_trial()) is not None:
+            if self.stopping is not None:  # it was to copy, and there is nothing to copy
+                return None
             spec = self._attempt(trial)
             if spec is not None:
                 return spec
@@ -283,6 +285,9 @@ class Conductor:
         phase = len(source.phases) - 1
         step = self._upkeep.adopt(trial, source)
         if step is None:
+            if not any(other.checkpoints for other in self.state.trials.values()):
+                self._nothing_to_copy(trial, source)
+                return
             reason = f"no checkpoint of {source.id} could be used; it goes on as it was"
             self.warnings.append(f"trial {trial.id}: {reason}")
             self.scheduler.on_start(trial.id, trial.current)
@@ -297,6 +302,16 @@ class Conductor:
                 source_phase=phase,
                 config=exploit.config,
             )
+        )
+
+    def _nothing_to_copy(self, trial: TrialState, source: TrialState) -> None:
+        """End the experiment: without a state to go on from, it would be a random search by another name."""
+        whose = "its own" if source is trial else f"trial {source.id}'s"
+        self._give_up_all(
+            f"trial {trial.id} was to go on from {whose} checkpoint after step {trial.step} with other parameters, and "
+            "no trial writes any; have the training function loop over trial.steps(model=model, optimizer=optimizer), "
+            "with all that makes up its state, or write it with trial.checkpoint_dir() (in Ray Tune code: "
+            "report(..., checkpoint=...))"
         )
 
     def _promote(self) -> None:
