@@ -97,6 +97,19 @@ def test_a_rank_that_fails_fails_the_gang_at_once(run: Run, rank: int) -> None:
         assert after - before < 1.5, "at once, each time"
 
 
+def test_a_rank_that_returns_early_is_the_one_that_is_told(run: Run) -> None:
+    state, _ = run(
+        train="torch_objectives:bad",
+        space={"way": {"type": "choice", "values": ["return"]}, "rank": {"type": "choice", "values": [1]}},
+        objective={"metric": "loss", "mode": "min", "max_steps": 4},
+        budget={"trials": 1},
+        resources={"workers": 3, **SHARE},
+    )
+    (trial,) = state.trials.values()
+    assert (trial.status, trial.step) == ("failed", 1)
+    assert trial.reason.startswith("rank 1 returned after step 1, rank 0, rank 2 went on; every rank must")
+
+
 def drawn(folder: Folder, rank: int) -> list[list[str]]:
     """What a rank noted: attempt, step, a random number, and the norm of its model."""
     lines = (folder.trial("000001") / f"rank-{rank}.txt").read_text().splitlines()
