@@ -113,6 +113,10 @@ def _best(reading: Reading) -> list[str]:
     rows += [[f"`{name}`", *(value_text(trial.config.get(name, "–")) for trial in columns)] for name in names]
     if defaults is best:
         lines += ["", "These are the defaults: no proposal was better."]
+    if again := _part(_part(reading.plan, "experiment"), "replay"):
+        where = f"trial {again['trial']} of `{again['experiment']}`"
+        had = f"{reading.state.metric} {number(again['value'])} at step {again['step']}"
+        lines += ["", f"This is {where}, trained again from scratch; there it had {had}."]
     return [*lines, "", *markdown_table(head, rows), *_schedule(reading, best)]
 
 

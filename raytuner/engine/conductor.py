@@ -331,7 +331,8 @@ class Conductor:
         if proposal is None:
             self.thinking = self.proposals.asking
             return None
-        source = "defaults" if self.experiment.defaults and not self.state.trials else "search"
+        first = "replay" if self.experiment.replay is not None else "defaults"
+        source = first if self.experiment.defaults and not self.state.trials else "search"
         asked = TrialAsked(
             trial=trial_id, config=proposal.config, source=source, known=proposal.known, why=proposal.why
         )

@@ -176,7 +176,8 @@ def drive(
         before = replay(folder, history=False)
         if before.status == "finished" and extension is None:
             console.print(f"{before.name} has finished ({before.reason}): there is nothing to resume")
-            print_summary(console, before, folder, tracking_uri=plan.tracking_uri)
+            again = plan.experiment.replay
+            print_summary(console, before, folder, tracking_uri=plan.tracking_uri, replay=again)
             return before
     interrupt = Interrupt()
     interrupt.install()
@@ -266,7 +267,14 @@ def _go(plan: Plan, folder: Folder, engine: Engine, conductor: Conductor, consol
 
         write_report(folder)  # before the tracker ends: it is an artifact
         problem = _finish_tracking(tracker, console, engine.interrupt)
-    print_summary(console, conductor.state, folder, tracking_uri=plan.tracking_uri, tracking_problem=problem)
+    print_summary(
+        console,
+        conductor.state,
+        folder,
+        tracking_uri=plan.tracking_uri,
+        tracking_problem=problem,
+        replay=plan.experiment.replay,
+    )
 
 
 def _finish_tracking(tracker: Tracker | None, console: Console, interrupt: Interrupt) -> str:
