@@ -37,6 +37,8 @@ from raytuner.tracking.store import EXPERIMENT, MODEL, PARENT, TRIAL, Artifact, 
 
 __all__ = ["Translator"]
 
+LINEAGE_SECONDS = 60.0
+"""How often the lineage is drawn anew while there are new copies."""
 _ENDS = ("finished", "stopped", "failed")
 
 
@@ -53,6 +55,7 @@ class Translator:
         self._user = _user()
         self._command = ""
         self._crowned: str | None = None
+        self._drawn = 0.0
         self.details = Details()
         self.state = ExperimentState(history=False)
         self.key = ""
@@ -176,10 +179,7 @@ class Translator:
                 self._label(trial.id, trial.status if trial.status == "paused" else "interrupted", reason, event.at)
         self._label(PARENT, event.status, event.reason, event.at)
         if any(len(trial.phases) > 1 for trial in self.state.trials.values()):
-            self._attach(PARENT, Artifact(lineage.TABLE, text=lineage.table(self.state)))
-            self._attach(PARENT, Artifact(lineage.PICTURE, text=lineage.picture(self.state)))
-            shown = [{"path": lineage.TABLE, "type": "table"}]
-            self._update(PARENT).tags["mlflow.loggedArtifacts"] = json.dumps(shown)
+            self._draw_lineage()
         self._measure(PARENT, {"total/steps": self.state.steps, "total/seconds": self._train_seconds()}, event.at)
         best = self.state.best
         if self._crowned is not None and (best is None or best.id != self._crowned):
@@ -191,6 +191,12 @@ class Translator:
         self._update(PARENT).tags["raytuner.best_trial"] = best.id
         if best.best_checkpoint is not None:
             self._model(best, best.best_checkpoint)
+
+    def _draw_lineage(self) -> None:
+        self._attach(PARENT, Artifact(lineage.TABLE, text=lineage.table(self.state)))
+        self._attach(PARENT, Artifact(lineage.PICTURE, text=lineage.picture(self.state)))
+        shown = [{"path": lineage.TABLE, "type": "table"}]
+        self._update(PARENT).tags["mlflow.loggedArtifacts"] = json.dumps(shown)
 
     def _train_seconds(self) -> float:
         return round(sum(trial.seconds for trial in self.state.trials.values()), 3)
@@ -225,6 +231,9 @@ class Translator:
         tags["raytuner.exploits"] = str(len(trial.phases) - 1)
         tags["raytuner.lineage"] = tag_value(lineage.exploits(trial))
         tags["raytuner.config"] = tag_value(json.dumps(new.config, default=str))
+        if event.at - self._drawn >= LINEAGE_SECONDS:
+            self._drawn = event.at
+            self._draw_lineage()
 
     def _changing(self, phases: Sequence[Phase]) -> set[str]:
         """The parameters that may change while a trial trains, and those that did: the state that it copies brings its

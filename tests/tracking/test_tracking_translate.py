@@ -116,6 +116,18 @@ def test_end_states(folder: Folder, status: str, state: str, end: int | None) ->
         assert updates[PARENT].metrics == [(f"trials/{status}", 1.0, 20_000, 0)]
 
 
+def test_the_lineage_is_drawn_now_and_then(folder: Folder) -> None:
+    translator = begun(folder)
+    drawn = []
+    for step, at in enumerate((100.0, 130.0, 161.0), start=1):
+        exploited = journal.Exploited(
+            trial=ONE, step=step, source=ONE, source_step=step, source_phase=0, config={"lr": 0.1 / step}, at=at
+        )
+        parent = feed(translator, exploited).get(PARENT, Update())
+        drawn.append({"lineage.json", "lineage.svg"} <= set(parent.artifacts))
+    assert drawn == [True, False, True], "at most once a minute"
+
+
 def test_what_is_cut_off_was_not_stopped(folder: Folder) -> None:
     updates = feed(begun(folder), ended("stopped", reason="interrupted: Ctrl-C"))
     assert (updates[ONE].status, updates[ONE].tags["raytuner.status"]) == ("KILLED", "interrupted")
