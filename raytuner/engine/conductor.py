@@ -5,6 +5,7 @@ Every fact goes to the journal first; the state that decisions are made on is th
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -51,6 +52,8 @@ LOST_ATTEMPTS = 3
 NOT_ITS_FAULT = ("lost", "disk", "killed")
 """Kinds of errors after which a trial starts again."""
 GOING_AWAY = "its node is going away"
+SHOWN_CHARACTERS = 300
+"""How much of a long error is told where its trial's log has all of it."""
 AHEAD_SLOTS = 4
 """Slots from which on a proposal is prepared before one is free: with three trials under way, of which the search does
 not know the end either, one more changes little. With one slot, each proposal knows all trials before."""
@@ -566,10 +569,11 @@ class Conductor:
             now = trial.phases[-1]
             source = self.state.trials[now.source]
             theirs = source.phases[now.source_phase].config
-            changed = sorted(name for name in now.config if now.config[name] != theirs.get(name))
+            names = _structural(now.config, theirs, reason)
             self._give_up_all(
                 f"trial {trial.id}: a state of trial {source.id} does not load with other values of "
-                f"{', '.join(changed)}; take out of scheduler.mutate what the shape of the model hangs on ({reason})"
+                f"{', '.join(names)}; take out of scheduler.mutate what the shape of the model hangs on "
+                f"({' '.join(reason.split())[:SHOWN_CHARACTERS]})"
             )
         elif error is not None:
             self._all_the_same()
@@ -713,6 +717,15 @@ class Conductor:
     def record(self, event: Event) -> None:
         """Append the event to the journal, and take it into the state."""
         self.state.apply(self._journal.append(event))
+
+
+def _structural(config: dict[str, Any], theirs: dict[str, Any], said: str) -> list[str]:
+    """The parameters for which a state of another configuration may not load: those whose values are told as sizes, if
+    there are any, or else all that differ.
+    """
+    changed = sorted(name for name in config if config[name] != theirs.get(name))
+    sizes = set(re.findall(r"\d+", said))
+    return [name for name in changed if {str(config[name]), str(theirs.get(name))} <= sizes] or changed
 
 
 def _way(trial: TrialState) -> tuple[str, str]:

@@ -161,6 +161,13 @@ def test_a_state_that_does_not_load_ends_the_experiment_with_a_remedy(tmp_path: 
     assert "does not load with other values of size; take out of scheduler.mutate" in driver.conductor.fatal
 
 
+def test_the_structural_parameter_is_named_where_it_can_be_told(tmp_path: Path) -> None:
+    space = {**SPACE, "size": {"type": "int", "low": 20, "high": 90}}
+    scheduler = {**POPULATION, "mutate": ["rate", "size"]}
+    driver = Driver(make_plan(tmp_path, **{**FIELDS, "space": space, "scheduler": scheduler}), train=learn).run()
+    assert "does not load with other values of size; take out" in (driver.conductor.fatal or "")
+
+
 def test_what_was_copied_outlives_its_source(tmp_path: Path) -> None:
     driver = Driver(make_plan(tmp_path, **FIELDS), slots=2, train=learn).run()
     state = replay(driver.folder)
