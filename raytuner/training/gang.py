@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from raytuner.training.channel import Channel
     from raytuner.training.trial import TrialSpec
 
-__all__ = ["Alone", "Gang", "join"]
+__all__ = ["Alone", "Gang", "join", "join_alone"]
 
 JOIN_TIME = timedelta(minutes=10)
 """How long to wait for the other ranks to begin: their nodes may still be importing."""
@@ -155,6 +155,16 @@ def join(spec: TrialSpec, channel: Channel) -> Alone:
         world_size=spec.world_size,
     )
     return Gang(spec.rank, spec.world_size)
+
+
+def join_alone() -> None:
+    """Set torch's default process group up for this process alone, for code that takes there to be one."""
+    import torch.distributed as dist
+
+    os.environ.update({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"})
+    if not dist.is_initialized():
+        store = dist.HashStore()  # type: ignore[attr-defined]  # it is not in its __all__
+        dist.init_process_group("gloo", store=store, rank=0, world_size=1)
 
 
 def interface_of(address: str) -> str | None:
