@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from raytuner.definition import AUTO
 from raytuner.engine.conductor import GOING_AWAY, Conductor
+from raytuner.engine.mps import PROGRAM
 from raytuner.engine.nodes import HEAD, autoscaler
 from raytuner.engine.serverclient import ServerSpec, ensure_server
 from raytuner.engine.snapshot import search_path
@@ -93,6 +94,8 @@ class Engine:
     def warm_up(self) -> None:
         """Start this node's process server, and import what is needed later, while Ray comes up."""
         self._server_spec = self._describe_server()
+        if self.plan.experiment.resources.mps and shutil.which(PROGRAM) is None:
+            self.conductor.warnings.append(f"resources.mps: this node has no {PROGRAM}, and does without")
         if self._isolation == "process":
             self._server = self._pool.submit(
                 ensure_server, self._server_spec, watch=[os.getpid()], linger=SERVER_LINGER_SECONDS

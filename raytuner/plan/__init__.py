@@ -1,5 +1,6 @@
 """What will be done: an experiment compiled for a machine, with its seeds, slots and cost."""
 
+from raytuner.plan.compiling import MPS
 from raytuner.plan.compiling import compile_plan as compile
 from raytuner.plan.cost import no_room
 from raytuner.plan.machine import Machine, Node, this_machine
@@ -8,6 +9,7 @@ from raytuner.plan.paths import storage_problems
 from raytuner.plan.plan import Plan, derived_seed
 
 __all__ = [
+    "MPS",
     "Machine",
     "Needs",
     "Node",
