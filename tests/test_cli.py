@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -115,3 +118,35 @@ def test_try_trains_the_defaults_here(capsys: pytest.CaptureFixture[str], tmp_pa
 
     assert main(["try", "mine.yaml", "--set", "train=theirs.py:train"]) == 1
     assert "of my own" in capsys.readouterr().err
+
+
+def test_try_lets_code_of_many_processes_find_a_process_group(tmp_path: Path) -> None:
+    source = """import torch.distributed as dist
+
+
+def train(trial):
+    for _ in trial.steps():
+        trial.report(loss=float(dist.get_world_size()))
+"""
+    Path("ranks.py").write_text(source)
+    definition = {
+        "name": "ranks",
+        "train": "ranks.py:train",
+        "objective": {"metric": "loss", "mode": "min", "max_steps": 2},
+        "space": {"x": {"type": "float", "low": 0.0, "high": 8.0}},
+        "search": "random",
+        "budget": {"trials": 5},
+        "resources": {"workers": 2, "cpu": 0.1},
+    }
+    Path("ranks.yaml").write_text(yaml.safe_dump(definition))
+    # In a process of its own, in which the group may stay.
+    command = [sys.executable, "-m", "raytuner", "try", "ranks.yaml"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "step 1: loss 1" in done.stdout
+
+
+def test_an_empty_change_is_told_as_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    schedule = "scheduler={type: schedule, changes: [{after: 2, config: {}}]}"
+    assert main(["validate", DIGITS, "--set", schedule]) == 2
+    assert "at least one key with its value is needed" in capsys.readouterr().err

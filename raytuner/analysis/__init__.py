@@ -1,6 +1,7 @@
 """What an experiment has come to, read from its journal: frames, status, report, the best model."""
 
 from raytuner.analysis.best import best, best_lines, export
+from raytuner.analysis.reading import Savings
 from raytuner.analysis.report import report, write_report
 from raytuner.analysis.results import BestTrial, Results, load
 from raytuner.analysis.status import status, status_lines
@@ -10,6 +11,7 @@ from raytuner.analysis.why import why, why_lines
 __all__ = [
     "BestTrial",
     "Results",
+    "Savings",
     "best",
     "best_lines",
     "export",

@@ -25,6 +25,13 @@ class Savings:
     saved: int
     """What stopped and paused trials were spared."""
 
+    @classmethod
+    def of(cls, state: ExperimentState) -> Savings:
+        full, trials = state.max_steps, state.trials.values()
+        begun = sum(trial.status != "pending" for trial in trials)
+        early = [t for t in trials if t.status in {"stopped", "paused"} and not t.interrupted] if state.spares else []
+        return cls(state.steps, full * begun if full else None, sum(full - t.step for t in early) if full else 0)
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -71,11 +78,7 @@ class Reading:
 
     @property
     def savings(self) -> Savings:
-        full = self.state.max_steps
-        trials = self.state.trials.values()
-        begun = sum(trial.status != "pending" for trial in trials)
-        spared = sum(full - trial.step for trial in trials if full and trial.status in {"stopped", "paused"})
-        return Savings(self.state.steps, full * begun if full else None, spared)
+        return Savings.of(self.state)
 
     @cached_property
     def plan(self) -> Mapping[str, Any]:

@@ -48,7 +48,8 @@ def _head(reading: Reading) -> list[str]:
     state, savings = reading.state, reading.savings
     description = str(_part(reading.plan, "experiment").get("description") or "")
     counts = {
-        status: state.count(status) for status in ("finished", "stopped", "failed", "paused", "running", "pending")
+        status: state.count(status)
+        for status in ("finished", "stopped", "failed", "paused", "interrupted", "running", "pending")
     }
     words = {"stopped": "stopped early"}
     trials = ", ".join(f"{amount} {words.get(status, status)}" for status, amount in counts.items() if amount)
@@ -112,6 +113,10 @@ def _best(reading: Reading) -> list[str]:
     rows += [[f"`{name}`", *(value_text(trial.config.get(name, "–")) for trial in columns)] for name in names]
     if defaults is best:
         lines += ["", "These are the defaults: no proposal was better."]
+    if again := _part(_part(reading.plan, "experiment"), "replay"):
+        where = f"trial {again['trial']} of `{again['experiment']}`"
+        had = f"{reading.state.metric} {number(again['value'])} at step {again['step']}"
+        lines += ["", f"This is {where}, trained again from scratch; there it had {had}."]
     return [*lines, "", *markdown_table(head, rows), *_schedule(reading, best)]
 
 

@@ -15,7 +15,7 @@ from raytuner.journal import Cursor, Folder, TrialState, events_beyond
 
 __all__ = ["failure_groups", "status", "status_lines"]
 
-_STATUSES = ("pending", "running", "paused", "finished", "stopped", "failed")
+_STATUSES = ("pending", "running", "paused", "finished", "stopped", "interrupted", "failed")
 _WORDS = {"stopped": "stopped early"}
 _SHOWN = 16  # running trials that are listed one by one
 _REASONS = 5  # reasons for failures, likewise

@@ -386,7 +386,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--enqueue", action="append", default=[], metavar="FILE", help=text)
     text = "what the trials so far were trained with, of a parameter that is new"
     command.add_argument("--fill", action="append", default=[], metavar="NAME=VALUE", help=text)
-    command = of_folder(add("replay", _replay, "Train the best trial again from scratch, by its whole schedule."))
+    text = "Train the best trial again from scratch, by its whole schedule."
+    command = of_cluster(of_folder(add("replay", _replay, text)))
+    command.add_argument("--follow", action="store_true", help="of a cluster: show what the driver prints")
     command.add_argument("--trial", metavar="ID", help="this trial instead of the best")
     command.add_argument("--name", help="the new experiment's name; the old one's with -replay by default")
     command.add_argument("--seed", type=int, help="another seed than the experiment's")

@@ -105,6 +105,10 @@ def forward(options: argparse.Namespace, address: str) -> int:
         job = cluster.resume(options.dir)
         print(f"{job.metadata['raytuner.name']} goes on: job {job.id} on {address}")
         return _follow(cluster, job) if options.follow else 0
+    if command == "replay":
+        job = cluster.replay(options.dir, trial=options.trial, new_name=options.name, seed=options.seed)
+        print(f"{job.metadata['raytuner.name']} is launched: job {job.id} on {address}")
+        return _follow(cluster, job) if options.follow else 0
     if command == "logs" and options.trial is None:
         job, output = cluster.driver_output(options.dir)
         if options.follow:

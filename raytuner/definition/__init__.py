@@ -6,7 +6,7 @@ from raytuner.definition.experiment import Experiment
 from raytuner.definition.loading import find_experiment_code, load, read_config, to_plain, to_yaml
 from raytuner.definition.quantities import format_duration, format_size, parse_duration, parse_size
 from raytuner.definition.schema import schema
-from raytuner.definition.sections import Budget, Checkpoints, Cluster, Objective, Resources, Tracking
+from raytuner.definition.sections import Budget, Checkpoints, Cluster, Objective, Replay, Resources, Tracking
 
 __all__ = [
     "AMOUNT_RULES",
@@ -18,6 +18,7 @@ __all__ = [
     "CodeInfo",
     "Experiment",
     "Objective",
+    "Replay",
     "Resources",
     "Tracking",
     "find_code",

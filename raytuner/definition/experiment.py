@@ -14,7 +14,7 @@ from raytuner.definition.document import Document, read_yaml
 from raytuner.definition.messages import show
 from raytuner.definition.names import Code, EnvName, EnvValue, ExperimentName, Storage, TagName, Text
 from raytuner.definition.quantities import Duration
-from raytuner.definition.sections import Budget, Checkpoints, Cluster, Count, Objective, Resources, Tracking
+from raytuner.definition.sections import Budget, Checkpoints, Cluster, Count, Objective, Replay, Resources, Tracking
 from raytuner.errors import DefinitionError, Problem
 from raytuner.space import broken_rule
 
@@ -98,6 +98,8 @@ class Experiment(BaseModel):
         default_factory=Cluster
     )
     """The Ray cluster for ``raytuner launch``: its address, or a section."""
+    replay: Replay | None = None
+    """The trial that is trained again, with its configuration as the defaults; ``raytuner replay`` writes it."""
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
     """The seed of everything random."""
 

@@ -169,6 +169,8 @@ def _problem(path: Path, group: list[ErrorDetails], remedy_for: Callable[[Path],
     if kind == "broken_rule":
         given = context["got"] or ("" if isinstance(error["input"], Mapping) else got)
         return Problem(where, context["rule"], given, context["remedy"])
+    if kind == "too_short" and isinstance(error["input"], Mapping):
+        return Problem(where, "at least one key with its value is needed", got, "add what is missing")
     if kind == "literal_error":
         choices = [choice.strip("'") for choice in context["expected"].replace(" or ", ", ").split(", ")]
         found = nearest(error["input"], choices)

@@ -11,7 +11,7 @@ from raytuner.definition.amounts import CpuAmount, GpuAmount, WorkerCount
 from raytuner.definition.names import ClusterAddress, MetricName, RelativePath, Text, TrackingUri
 from raytuner.definition.quantities import Duration, Size
 
-__all__ = ["Budget", "Checkpoints", "Cluster", "Count", "Objective", "Resources", "Tracking"]
+__all__ = ["Budget", "Checkpoints", "Cluster", "Count", "Objective", "Replay", "Resources", "Tracking"]
 
 Count = Annotated[int, Field(strict=True, ge=1)]
 """A whole number of at least 1."""
@@ -95,6 +95,19 @@ class Cluster(_Section):
     """Files and folders that go along though git does not know them; patterns such as data/*.json."""
     limit: Size = 100 * 2**20
     """The size that all files that go along may have together."""
+
+
+class Replay(_Section):
+    """What an experiment of one trial trains again, as ``raytuner replay`` writes it."""
+
+    experiment: Text
+    """The experiment that the trial is from: its folder, or its address."""
+    trial: Text
+    """The trial."""
+    value: float
+    """The value that it had."""
+    step: Count
+    """The step of that value."""
 
 
 with warnings.catch_warnings():

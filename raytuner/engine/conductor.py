@@ -5,6 +5,7 @@ Every fact goes to the journal first; the state that decisions are made on is th
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -16,7 +17,7 @@ from raytuner.engine.earlier import Earlier, cut_off
 from raytuner.engine.needs import Books, larger_share
 from raytuner.engine.proposals import Proposals
 from raytuner.engine.shelf import Shelf
-from raytuner.engine.upkeep import INTERRUPTED, Upkeep
+from raytuner.engine.upkeep import Upkeep
 from raytuner.engine.usage import Occupancy
 from raytuner.errors import PlanError, SpaceError
 from raytuner.journal import (
@@ -38,7 +39,7 @@ from raytuner.journal import (
     TrialStarted,
     TrialState,
 )
-from raytuner.journal.state import EXPLOIT
+from raytuner.journal.state import EXPLOIT, INTERRUPTED
 from raytuner.plan import Needs, Plan
 from raytuner.schedulers import Decision, Exploit
 from raytuner.search import Observation, Search, Status
@@ -51,6 +52,8 @@ LOST_ATTEMPTS = 3
 NOT_ITS_FAULT = ("lost", "disk", "killed")
 """Kinds of errors after which a trial starts again."""
 GOING_AWAY = "its node is going away"
+SHOWN_CHARACTERS = 300
+"""How much of a long error is told where its trial's log has all of it."""
 AHEAD_SLOTS = 4
 """Slots from which on a proposal is prepared before one is free: with three trials under way, of which the search does
 not know the end either, one more changes little. With one slot, each proposal knows all trials before."""
@@ -252,6 +255,8 @@ class Conductor:
         if not self._upkeep.has_room():
             return None
         while (trial := self._next_trial()) is not None:
+            if self.stopping is not None:  # it was to copy, and there is nothing to copy
+                return None
             spec = self._attempt(trial)
             if spec is not None:
                 return spec
@@ -283,6 +288,9 @@ class Conductor:
         phase = len(source.phases) - 1
         step = self._upkeep.adopt(trial, source)
         if step is None:
+            if not any(other.checkpoints for other in self.state.trials.values()):
+                self._nothing_to_copy(trial, source)
+                return
             reason = f"no checkpoint of {source.id} could be used; it goes on as it was"
             self.warnings.append(f"trial {trial.id}: {reason}")
             self.scheduler.on_start(trial.id, trial.current)
@@ -297,6 +305,16 @@ class Conductor:
                 source_phase=phase,
                 config=exploit.config,
             )
+        )
+
+    def _nothing_to_copy(self, trial: TrialState, source: TrialState) -> None:
+        """End the experiment: without a state to go on from, it would be a random search by another name."""
+        whose = "its own" if source is trial else f"trial {source.id}'s"
+        self._give_up_all(
+            f"trial {trial.id} was to go on from {whose} checkpoint after step {trial.step} with other parameters, and "
+            "no trial writes any; have the training function loop over trial.steps(model=model, optimizer=optimizer), "
+            "with all that makes up its state, or write it with trial.checkpoint_dir() (in Ray Tune code: "
+            "report(..., checkpoint=...))"
         )
 
     def _promote(self) -> None:
@@ -316,7 +334,8 @@ class Conductor:
         if proposal is None:
             self.thinking = self.proposals.asking
             return None
-        source = "defaults" if self.experiment.defaults and not self.state.trials else "search"
+        first = "replay" if self.experiment.replay is not None else "defaults"
+        source = first if self.experiment.defaults and not self.state.trials else "search"
         asked = TrialAsked(
             trial=trial_id, config=proposal.config, source=source, known=proposal.known, why=proposal.why
         )
@@ -550,10 +569,11 @@ class Conductor:
             now = trial.phases[-1]
             source = self.state.trials[now.source]
             theirs = source.phases[now.source_phase].config
-            changed = sorted(name for name in now.config if now.config[name] != theirs.get(name))
+            names = _structural(now.config, theirs, reason)
             self._give_up_all(
                 f"trial {trial.id}: a state of trial {source.id} does not load with other values of "
-                f"{', '.join(changed)}; take out of scheduler.mutate what the shape of the model hangs on ({reason})"
+                f"{', '.join(names)}; take out of scheduler.mutate what the shape of the model hangs on "
+                f"({' '.join(reason.split())[:SHOWN_CHARACTERS]})"
             )
         elif error is not None:
             self._all_the_same()
@@ -697,6 +717,15 @@ class Conductor:
     def record(self, event: Event) -> None:
         """Append the event to the journal, and take it into the state."""
         self.state.apply(self._journal.append(event))
+
+
+def _structural(config: dict[str, Any], theirs: dict[str, Any], said: str) -> list[str]:
+    """The parameters for which a state of another configuration may not load: those whose values are told as sizes, if
+    there are any, or else all that differ.
+    """
+    changed = sorted(name for name in config if config[name] != theirs.get(name))
+    sizes = set(re.findall(r"\d+", said))
+    return [name for name in changed if {str(config[name]), str(theirs.get(name))} <= sizes] or changed
 
 
 def _way(trial: TrialState) -> tuple[str, str]:

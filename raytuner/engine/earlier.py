@@ -7,7 +7,6 @@ from collections import defaultdict
 from typing import cast
 
 from raytuner.engine.proposals import Proposals
-from raytuner.engine.upkeep import INTERRUPTED
 from raytuner.journal import Event, ExperimentState, Extended, Reported, TrialState
 from raytuner.schedulers import Scheduler
 from raytuner.search import Observation, Status
@@ -17,9 +16,7 @@ __all__ = ["Earlier", "cut_off"]
 
 def cut_off(trial: TrialState) -> bool:
     """Whether a trial is to go on some day, though nothing runs: its driver died, or was interrupted."""
-    return trial.status in ("running", "pending") or (
-        trial.status == "stopped" and trial.reason.startswith(INTERRUPTED)
-    )
+    return trial.status in ("running", "pending") or trial.interrupted
 
 
 class Earlier:

@@ -201,7 +201,8 @@ class GangHost(ProcessHost):
         if first.rank == 0:
             return first.end
         error = first.end["error"]
-        message = f"rank {first.rank}: {error['message']}" if error["kind"] != "lost" else error["message"]
+        named = error["kind"] == "lost" or error["message"].startswith("rank ")
+        message = error["message"] if named else f"rank {first.rank}: {error['message']}"
         return {**first.end, "step": self._step, "reason": message, "error": {**error, "message": message}}
 
     def _wait_for_seats(self, seconds: float) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from raytuner.training.child import die_with_parent
 
-__all__ = ["start_mps"]
+__all__ = ["PROGRAM", "start_mps"]
 
 PROGRAM = "nvidia-cuda-mps-control"
+"""As the plan names it, whose room a process server does not import."""
 
 
 def start_mps(folder: Path) -> subprocess.Popen[bytes] | None:

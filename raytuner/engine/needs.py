@@ -8,7 +8,7 @@ from dataclasses import replace
 from raytuner.definition import AUTO
 from raytuner.errors import LaunchError, PlanError
 from raytuner.journal import ExperimentState, TrialState
-from raytuner.plan import Machine, Needs, Plan, all_fit, needs_of, room, slots_for, smallest, varies
+from raytuner.plan import Machine, Needs, Plan, all_fit, needs_of, no_room, room, slots_for, smallest, varies
 from raytuner.training.devices import CONTEXT_BYTES
 
 __all__ = ["Books", "larger_share", "share_for"]
@@ -75,10 +75,8 @@ class Books:
         self._machine = machine
         self._recount()
         if self.slots < 1:
-            raise LaunchError(
-                f"resources: a trial needs {smallest(self._wanted())}, and the cluster has {machine.cpus} CPU and "
-                f"{machine.gpus} GPU in all; ask for less, or add nodes"
-            )
+            problems = no_room(smallest(self._wanted()), self._resources, machine)
+            raise LaunchError("\n".join(map(str, problems)))
 
     def _recount(self) -> None:
         needs = smallest(self._wanted())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import logging
 import os
@@ -17,11 +18,13 @@ import time
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raytuner.definition import AUTO
 from raytuner.engine.conductor import GOING_AWAY, Conductor
+from raytuner.engine.mps import PROGRAM
 from raytuner.engine.nodes import HEAD, autoscaler
 from raytuner.engine.serverclient import ServerSpec, ensure_server
 from raytuner.engine.snapshot import search_path
@@ -34,7 +37,7 @@ from raytuner.training.trial import TrialSpec
 if TYPE_CHECKING:
     from ray.tune import PlacementGroupFactory
 
-__all__ = ["Engine", "Interrupt", "connect"]
+__all__ = ["Engine", "Interrupt", "connect", "own_machine"]
 
 ADAPTERS = {
     "ray_function": "raytuner.engine.raycode:adapt_function",
@@ -91,6 +94,8 @@ class Engine:
     def warm_up(self) -> None:
         """Start this node's process server, and import what is needed later, while Ray comes up."""
         self._server_spec = self._describe_server()
+        if self.plan.experiment.resources.mps and shutil.which(PROGRAM) is None:
+            self.conductor.warnings.append(f"resources.mps: this node has no {PROGRAM}, and does without")
         if self._isolation == "process":
             self._server = self._pool.submit(
                 ensure_server, self._server_spec, watch=[os.getpid()], linger=SERVER_LINGER_SECONDS
@@ -119,11 +124,19 @@ class Engine:
                 "RAYTUNER_INSIDE": "1",
                 **experiment.env,
             },
-            preload=("torch.distributed",) if max(needs.workers for needs in self.plan.needs) > 1 else (),
+            preload=self._preload(),
             mps=experiment.resources.mps,
             devices=any(needs.gpu for needs in self.plan.needs),
             log=str(self.folder.path / "server.log"),
         )
+
+    def _preload(self) -> tuple[str, ...]:
+        """What every trial imports, if only to join the others, or to be held to its share of a GPU."""
+        resources = self.plan.experiment.resources
+        several = max(needs.workers for needs in self.plan.needs) > 1
+        shares = resources.gpu == AUTO or any(0 < needs.gpu < 1 for needs in self.plan.needs)
+        torch = ("torch",) if shares and importlib.util.find_spec("torch") is not None else ()
+        return ("torch.distributed",) if several else torch
 
     def _start_ray(self) -> None:
         quiet_ray()
@@ -351,6 +364,19 @@ def connect(address: str | None) -> Machine | None:
     if ray_module is None or not ray_module.is_initialized():
         return None
     return cluster()
+
+
+def own_machine(machine: Machine) -> Machine:
+    """This machine as a Ray that is started here will know it: with its accelerators and labels."""
+    quiet_ray()
+    try:
+        from ray._private.resource_and_label_spec import ResourceAndLabelSpec
+
+        found = ResourceAndLabelSpec(num_cpus=machine.cpus, num_gpus=machine.gpus).resolve(is_head=True)
+        node = _node(found.to_resource_dict(), found.labels)
+    except Exception:  # not of Ray's public interface: without it, only Ray itself can tell
+        return machine
+    return replace(machine, nodes=(node,))
 
 
 def cluster() -> Machine:

@@ -14,10 +14,7 @@ from raytuner.journal import CheckpointRemoved, CheckpointWritten, Event, Experi
 from raytuner.journal.state import EXPLOIT
 from raytuner.training.fence import Fence
 
-__all__ = ["INTERRUPTED", "Upkeep"]
-
-INTERRUPTED = "interrupted"
-"""How the reason begins of a trial that a resume goes on with."""
+__all__ = ["Upkeep"]
 
 LOOK_SECONDS = 1.0
 """How often to look whether the disk has room."""
@@ -153,7 +150,7 @@ class Upkeep:
         ended = [
             trial
             for trial in trials
-            if trial.ended and trial is not best and trial.checkpoints and not trial.reason.startswith(INTERRUPTED)
+            if trial.ended and trial is not best and trial.checkpoints and not trial.interrupted
         ]
         ended.sort(key=lambda t: float("inf") if t.value is None else sign * t.value)
         spare = len(ended) if self._keep is None else self._keep - 1

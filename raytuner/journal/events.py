@@ -64,6 +64,8 @@ class DriverStarted(Event):
     """``commit``, ``dirty``; empty outside a repository."""
     seed: int = 0
     slots: int = 0
+    spares: bool = True
+    """Whether its scheduler may spare trials their last steps."""
 
 
 @dataclass(frozen=True, kw_only=True)

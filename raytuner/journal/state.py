@@ -35,6 +35,8 @@ __all__ = ["Checkpoint", "ExperimentState", "Fold", "Phase", "Step", "TrialState
 
 EXPLOIT = "exploit"
 """The reason of a checkpoint that a trial took over from another."""
+INTERRUPTED = "interrupted"
+"""How the reason begins of a trial that a resume goes on with."""
 ENDED = frozenset({"finished", "stopped", "failed"})
 
 
@@ -140,6 +142,11 @@ class TrialState:
         return self.status in ENDED
 
     @property
+    def interrupted(self) -> bool:
+        """Whether it was cut off by the end of its driver, and goes on with a resume."""
+        return self.status == "stopped" and self.reason.startswith(INTERRUPTED)
+
+    @property
     def best_checkpoint(self) -> Checkpoint | None:
         """The checkpoint of the value's step; None when it was not kept."""
         own = (c for c in self.checkpoints.values() if c.reason != EXPLOIT)  # else it is another trial's
@@ -162,6 +169,8 @@ class ExperimentState:
     select: str = "best"
     max_steps: int | None = None
     budget: dict[str, Any] = field(default_factory=dict)
+    spares: bool = True
+    """Whether the scheduler may spare trials their last steps."""
     status: str = "pending"
     """pending, running, finished, interrupted or failed. A driver that was killed leaves ``running``."""
     reason: str = ""
@@ -199,8 +208,12 @@ class ExperimentState:
     @property
     def trials_an_hour(self) -> float:
         """Trials that have come to their end, for each hour of work."""
-        ended = self.count("finished", "stopped", "failed", "paused")
-        return ended / self.time_used * 3600 if self.time_used > 0 else 0.0
+        return self.done / self.time_used * 3600 if self.time_used > 0 else 0.0
+
+    @property
+    def done(self) -> int:
+        """Trials that have come to their end; a pause may be one where the scheduler spares trials steps."""
+        return self.count("finished", "stopped", "failed", *(["paused"] if self.spares else []))
 
     @property
     def time_used(self) -> float:
@@ -247,7 +260,13 @@ class ExperimentState:
         return found
 
     def count(self, *statuses: str) -> int:
-        return sum(trial.status in statuses for trial in self.trials.values())
+        """Trials with one of these statuses; ``interrupted`` for those that a driver's end has stopped."""
+        trials = self.trials.values()
+        found = sum(trial.status in statuses for trial in trials)
+        if ("stopped" in statuses) != (INTERRUPTED in statuses):
+            interrupted = sum(trial.interrupted for trial in trials)
+            found += interrupted if INTERRUPTED in statuses else -interrupted
+        return found
 
     def better(self, a: float, b: float) -> bool:
         """Is ``a`` strictly better than ``b``?"""
@@ -320,7 +339,7 @@ class ExperimentState:
         self.name, self.status, self.reason = event.name, "running", ""
         self.metric, self.mode = event.objective["metric"], event.objective["mode"]
         self.select, self.max_steps = event.objective.get("select", "best"), event.objective.get("max_steps")
-        self.budget = event.budget
+        self.budget, self.spares = event.budget, event.spares
 
     def _extended(self, event: Extended) -> None:
         for trial_id, config in event.configs.items():

@@ -25,6 +25,8 @@ def plan_again(folder: Folder, *, trial: str | None = None, name: str | None = N
     """
     state = replay(folder, history=False)
     found = state.best if trial is None else state.trials.get(trial.zfill(6))
+    if found is None and trial is not None:
+        raise JournalError(f"{folder.where}: there is no trial {trial}; `raytuner status` tells how many there are")
     if found is None or found.value is None:
         which = "the best trial" if trial is None else f"trial {trial}"
         raise JournalError(
@@ -40,6 +42,7 @@ def plan_again(folder: Folder, *, trial: str | None = None, name: str | None = N
         "search": {"type": "random"},
         "scheduler": _schedule(lineage),
         "budget": {"trials": 1},
+        "replay": {"experiment": folder.where, "trial": found.id, "value": found.value, "step": found.value_step},
     }
     if seed is not None:
         fields["seed"] = seed

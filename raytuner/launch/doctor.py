@@ -19,7 +19,7 @@ from raytuner.engine.runner import connect
 from raytuner.errors import JournalError, RaytunerError, StorageError
 from raytuner.journal import Folder, replay
 from raytuner.launch.probe import PROBE_MARK, look
-from raytuner.plan import Machine, Plan, this_machine
+from raytuner.plan import MPS, Machine, Plan, this_machine
 from raytuner.plan import compile as compile_plan
 from raytuner.storage import ObjectStore, is_address
 
@@ -79,6 +79,7 @@ def examine(file: str | None, overrides: Sequence[str], address: str | None) -> 
             "mark": mark,
             "tracking": report["tracking"],
             "modules": list(modules),
+            "programs": [MPS] if plan is not None and plan.experiment.resources.mps else [],
         }
         report["nodes"] = [asdict(each) for each in _answers(request, machine, address)]
     return report, plan
@@ -216,6 +217,9 @@ def _of_node(node: Mapping[str, Any], head: Mapping[str, Any], report: Mapping[s
     declared = int(node["resources"].get("GPU", 0))
     if declared > len(answer["gpus"]):
         text = f"it declares {declared} GPUs, and its driver shows {len(answer['gpus'])}; look at nvidia-smi there"
+        yield Finding("warning", where, text)
+    if MPS in answer.get("without", []):
+        text = f"resources.mps does nothing there, as it has no {MPS}: trials that share a GPU take turns"
         yield Finding("warning", where, text)
     for place, disk in answer["disks"].items():
         if disk["free"] < ROOM[0]:

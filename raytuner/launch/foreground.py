@@ -15,6 +15,7 @@ from raytuner.definition import import_from
 from raytuner.plan import Plan
 from raytuner.training.attempt import run_attempt
 from raytuner.training.entry import load_module, resolve
+from raytuner.training.gang import join_alone
 from raytuner.training.trial import TrialSpec
 
 __all__ = ["try_defaults"]
@@ -63,6 +64,7 @@ def try_defaults(plan: Plan, *, steps: int) -> bool:
     workers = max(needs.workers for needs in plan.needs)
     if workers > 1:
         print(f"one process here, as rank 0 of 1; a run has {workers} workers a trial")
+        join_alone()
     most = experiment.objective.max_steps
     gpus = (os.environ.get("CUDA_VISIBLE_DEVICES", "0"),) if plan.needs[-1].gpu else ()
     with tempfile.TemporaryDirectory(prefix="raytuner-try-") as folder:

@@ -22,7 +22,7 @@ from rich.console import Console
 from raytuner.definition import Experiment, import_from, to_yaml
 from raytuner.definition import load as load_definition
 from raytuner.engine.conductor import Conductor
-from raytuner.engine.runner import Engine, Interrupt, connect
+from raytuner.engine.runner import Engine, Interrupt, connect, own_machine
 from raytuner.engine.shelf import StoreShelf
 from raytuner.engine.snapshot import changed_since, search_path, take_snapshot
 from raytuner.errors import JournalError, LaunchError, PlanError, RaytunerError
@@ -40,7 +40,7 @@ from raytuner.journal import (
 from raytuner.launch.pack import git_state
 from raytuner.launch.progress import Progress
 from raytuner.launch.summary import print_summary
-from raytuner.plan import Machine, Plan
+from raytuner.plan import Machine, Plan, no_room, smallest
 from raytuner.plan import compile as compile_plan
 from raytuner.storage import Mirror, ObjectStore, is_address, pull, split, work_folder
 from raytuner.tracking import Tracker, start_tracker
@@ -173,6 +173,7 @@ def drive(
     file: IO[str] | None = None,
 ) -> ExperimentState:
     """Run a plan until it ends, and return the final state. Everything is on record when this returns."""
+    _must_suit(plan)
     folder = _folder_of(plan)
     console = Console(file=open(os.devnull, "w") if quiet else file or sys.stdout, highlight=False)  # noqa: SIM115 - the console's for as long as the run
     _find_components(plan, folder if resuming and extension is None else None)
@@ -184,7 +185,8 @@ def drive(
         before = replay(folder, history=False)
         if before.status == "finished" and extension is None:
             console.print(f"{before.name} has finished ({before.reason}): there is nothing to resume")
-            print_summary(console, before, folder, tracking_uri=plan.tracking_uri)
+            again = plan.experiment.replay
+            print_summary(console, before, folder, tracking_uri=plan.tracking_uri, replay=again)
             return before
     interrupt = Interrupt()
     interrupt.install()
@@ -194,13 +196,14 @@ def drive(
             state = ExperimentState(history=False)
             shelf = StoreShelf(folder, mirror) if mirror is not None else None
             conductor = Conductor(plan, folder, journal, state, shelf)
+            started = _driver_started(plan, journal.segment, conductor.scheduler.spares)
             if extension is None:
                 conductor.replay(events)
-                conductor.record(_driver_started(plan, journal.segment))
+                conductor.record(started)
                 conductor.warnings += _changed(folder) if resuming else []
             else:
                 _replace(plan, folder)
-                new = (_driver_started(plan, journal.segment), extension.event)
+                new = (started, extension.event)
                 conductor.replay([*events, *map(journal.append, new)])
                 for note in extension.notes:
                     console.print(f"  {note}", highlight=False, soft_wrap=True)
@@ -273,7 +276,14 @@ def _go(plan: Plan, folder: Folder, engine: Engine, conductor: Conductor, consol
 
         write_report(folder)  # before the tracker ends: it is an artifact
         problem = _finish_tracking(tracker, console, engine.interrupt)
-    print_summary(console, conductor.state, folder, tracking_uri=plan.tracking_uri, tracking_problem=problem)
+    print_summary(
+        console,
+        conductor.state,
+        folder,
+        tracking_uri=plan.tracking_uri,
+        tracking_problem=problem,
+        replay=plan.experiment.replay,
+    )
 
 
 def _finish_tracking(tracker: Tracker | None, console: Console, interrupt: Interrupt) -> str:
@@ -297,6 +307,16 @@ def _finish_tracking(tracker: Tracker | None, console: Console, interrupt: Inter
 def machine() -> Machine | None:
     """The cluster's, if ``RAY_ADDRESS`` names one or this process is connected; None for this machine."""
     return connect(os.environ.get("RAY_ADDRESS"))
+
+
+def _must_suit(plan: Plan) -> None:
+    """Raises PlanError where a Ray of this machine's own will not have the accelerator or the labels."""
+    resources = plan.experiment.resources
+    if plan.machine.nodes or not (resources.accelerator or resources.labels):
+        return
+    problems = no_room(smallest(plan.needs), resources, own_machine(plan.machine))
+    if problems:
+        raise PlanError("\n".join(map(str, problems)))
 
 
 def _create(plan: Plan, folder: Folder, console: Console) -> None:
@@ -347,7 +367,7 @@ def _changed(folder: Folder) -> list[str]:
     return [f"the code has changed since the experiment started ({names}); it goes on with the code of then"]
 
 
-def _driver_started(plan: Plan, segment: int) -> DriverStarted:
+def _driver_started(plan: Plan, segment: int, spares: bool) -> DriverStarted:
     experiment = plan.experiment
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
@@ -375,4 +395,5 @@ def _driver_started(plan: Plan, segment: int) -> DriverStarted:
         git=git_state(plan.import_root),
         seed=experiment.seed,
         slots=plan.slots,
+        spares=spares,
     )

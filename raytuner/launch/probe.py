@@ -24,8 +24,8 @@ def look(node: str, request: dict[str, Any]) -> dict[str, Any]:
     """What this node has, and what keeps it from what an experiment needs; plain data.
 
     node: what the node is called. request: ``storage`` (absolute; a folder, or an address), ``mark`` (a name that
-    nothing else has there, with the word that the head wrote below it), ``tracking`` (the MLflow store) and ``modules``
-    (top-level modules that the user's code imports); each may be None.
+    nothing else has there, with the word that the head wrote below it), ``tracking`` (the MLflow store), ``modules``
+    (top-level modules that the user's code imports) and ``programs``; each may be None.
     """
     storage, tracking = request.get("storage"), request.get("tracking")
     return {
@@ -35,6 +35,7 @@ def look(node: str, request: dict[str, Any]) -> dict[str, Any]:
         "disks": _disks([tempfile.gettempdir(), *([storage] if storage and "://" not in storage else [])]),
         "storage": _storage(node, storage, request["mark"]) if storage else "",
         "mlflow": _mlflow(tracking) if tracking else "",
+        "without": [program for program in request.get("programs") or [] if shutil.which(program) is None],
         "missing": _missing(request.get("modules") or []),
     }
 

@@ -128,9 +128,6 @@ class Progress:
             self._last_line, self._shown_best = now, best
             self._console.print("  ".join([self._counts(), self._best(), self._times()]), soft_wrap=True)
 
-    def _finished_trials(self) -> int:
-        return self._state.count("finished", "stopped", "failed", "paused")
-
     @property
     def _wanted(self) -> int | None:
         return self._plan.trials + self._state.by_hand if self._plan.trials else None
@@ -143,16 +140,23 @@ class Progress:
         """How much of the budget is used up: of trials, of time or of GPU-hours, whichever is furthest."""
         shares = []
         if self._wanted:
-            shares.append(self._finished_trials() / self._wanted)
+            shares.append(self._trained() / self._wanted)
         if self._plan.experiment.budget.time:
             shares.append(self._state.time_used / self._plan.experiment.budget.time)
         if self._plan.experiment.budget.gpu_hours:
             shares.append(self._state.gpu_hours / self._plan.experiment.budget.gpu_hours)
         return min(1.0, max(shares)) if shares else None
 
+    def _trained(self) -> float:
+        """Trials that are done; where all train to their end, also what the others have done of their steps."""
+        most = self._state.max_steps
+        if self._state.spares or most is None:
+            return self._state.done
+        return sum(1.0 if trial.ended else min(1.0, trial.step / most) for trial in self._state.trials.values())
+
     def _counts(self) -> str:
         of = f"/{self._wanted}" if self._wanted else ""
-        return f"{self._finished_trials()}{of} trials, {self._state.steps} steps"
+        return f"{self._state.done}{of} trials, {self._state.steps} steps"
 
     def _times(self) -> str:
         elapsed, share = self._elapsed(), self._share()
@@ -203,7 +207,9 @@ class Progress:
         return f"CPU {cpus:g}/{machine.cpus}" + (f", GPU {gpus:g}/{machine.gpus}" if gpus or machine.gpus else "")
 
     def _ends(self) -> str:
-        counts = [(n, w) for w in ("finished", "stopped", "paused", "failed") if (n := self._state.count(w))]
+        counts = [
+            (n, w) for w in ("finished", "stopped", "paused", "interrupted", "failed") if (n := self._state.count(w))
+        ]
         return ", ".join(f"{n} {'stopped early' if w == 'stopped' else w}" for n, w in counts)
 
 

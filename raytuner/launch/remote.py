@@ -149,12 +149,26 @@ class RemoteCluster:
             raise LaunchError(
                 f"{name}: its driver is at work on {self.address} (job {before.id}); there is nothing to resume"
             )
+        return self._drive_as_before(before, place, ["resume", place])
+
+    def replay(self, name: str, *, trial: str | None, new_name: str | None, seed: int | None) -> Job:
+        """Train a trial of an experiment again, in a new job; it lies beside the experiment."""
+        place = self.place(name)
+        where, _, old = place.rstrip("/").rpartition("/")
+        new = new_name or f"{old}-replay"
+        command = ["replay", place, "--name", new]
+        command += ["--trial", trial] if trial is not None else []
+        command += ["--seed", str(seed)] if seed is not None else []
+        return self._drive_as_before(self.find(name), f"{where}/{new}", command)
+
+    def _drive_as_before(self, before: Job | None, place: str, command: Sequence[str]) -> Job:
+        """A driver's job for an experiment at a place, with what the nodes had installed for the one before."""
         environment = json.loads(before.metadata.get("raytuner.environment", "{}")) if before is not None else {}
         with tempfile.TemporaryDirectory(prefix="raytuner-") as folder:
             for path, text in environment.get("files", {}).items():
                 Path(folder, path).parent.mkdir(parents=True, exist_ok=True)
                 Path(folder, path).write_text(text)
-            command = ["python", "-m", "raytuner", "resume", place]
+            command = ["python", "-m", "raytuner", *command]
             return self._drive(place.rpartition("/")[2], place, command, Path(folder), environment)
 
     def driver_output(self, name: str) -> tuple[Job, str]:

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from raytuner.analysis import Savings
+from raytuner.definition import Replay
 from raytuner.journal import ExperimentState, Folder, TrialState
 from raytuner.launch.progress import duration, number
 
@@ -17,7 +19,13 @@ __all__ = ["print_summary"]
 
 
 def print_summary(
-    console: Console, state: ExperimentState, folder: Folder, *, tracking_uri: str | None, tracking_problem: str = ""
+    console: Console,
+    state: ExperimentState,
+    folder: Folder,
+    *,
+    tracking_uri: str | None,
+    tracking_problem: str = "",
+    replay: Replay | None = None,
 ) -> None:
     """Best against defaults, the test, what early stopping saved, where everything lies, what to type next."""
     where = folder.remote or _short(folder.path)
@@ -27,6 +35,11 @@ def print_summary(
         _failures(console, state, folder)
     else:
         _configurations(console, state)
+        if replay is not None:
+            had = (
+                f"trial {replay.trial} of {escape(replay.experiment)}, which had {state.metric} {number(replay.value)}"
+            )
+            console.print(f"  again     {had} at step {replay.step}", soft_wrap=True)
         _test(console, state)
         _savings(console, state)
         _failures(console, state, folder)
@@ -48,10 +61,11 @@ def print_summary(
 def _configurations(console: Console, state: ExperimentState) -> None:
     best = state.best
     assert best is not None
-    baseline = next((t for t in state.trials.values() if t.source == "defaults"), None)
+    baseline = next((t for t in state.trials.values() if t.source == "defaults" and t is not best), None)
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), title_justify="left")
     table.add_column("")
-    table.add_column(f"best (trial {best.id})", style="bold green")
+    whose = ", the defaults" if best.source == "defaults" else ""
+    table.add_column(f"best (trial {best.id}{whose})", style="bold green")
     if baseline is not None:
         table.add_column("defaults (trial " + baseline.id + ")")
 
@@ -86,9 +100,10 @@ def _test(console: Console, state: ExperimentState) -> None:
 def _savings(console: Console, state: ExperimentState) -> None:
     trials = f"{len(state.trials)} trial{'s' * (len(state.trials) != 1)}"
     text = f"  trained   {trials}, {state.steps} steps in {duration(state.time_used)}"
-    full = len(state.trials) * (state.max_steps or 0)
-    if full > state.steps and state.count("stopped", "paused"):
-        text += f"; early stopping saved {full - state.steps} of {full} steps ({1 - state.steps / full:.0%})"
+    savings = Savings.of(state)
+    if savings.saved and savings.full:
+        share = savings.saved / savings.full
+        text += f"; early stopping saved {savings.saved} of {savings.full} steps ({share:.0%})"
     console.print(text, soft_wrap=True)
 
 

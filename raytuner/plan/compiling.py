@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from raytuner.definition import CodeInfo, Experiment, find_experiment_code, import_root
+from raytuner.definition import CodeInfo, Experiment, Resources, find_experiment_code, import_root
 from raytuner.errors import DefinitionError, PlanError, Problem
 from raytuner.plan.cost import Slots, expected_steps, find_slots, most_configurations, rungs_of, startup_trials
 from raytuner.plan.machine import Machine, this_machine
 from raytuner.plan.needs import Needs, needs_of, varies
 from raytuner.plan.paths import absolute, experiment_place, storage_problems, tracking_uri
 from raytuner.plan.plan import Plan, derived_seed
-from raytuner.schedulers import SCHEDULERS, Scheduler
+from raytuner.schedulers import SCHEDULERS, PbtOptions, Scheduler
 from raytuner.space import Space
 
 __all__ = ["code_root", "compile_plan"]
 
+MPS = "nvidia-cuda-mps-control"
+"""The program of CUDA's multi-process service."""
 LOOKS = 1000
 """Random configurations that are looked at for what trials take, where it hangs on them."""
 
@@ -167,4 +170,50 @@ def _warnings(
         warnings.append("constraints: none of 1000 random configurations satisfies them; they may be too tight")
     if machine.gpus and experiment.resources.gpu == 0:
         warnings.append(f"this machine has {machine.gpus} GPUs, and trials use none; set resources.gpu to use them")
+    warnings += _no_decision(experiment)
+    warnings += _not_here(experiment.resources, machine)
+    return warnings + _unlimited(experiment, code["train"])
+
+
+def _unlimited(experiment: Experiment, train: CodeInfo) -> list[str]:
+    """Shares of a GPU's memory that nothing holds trials to."""
+    inside = "isolation: actor" if experiment.isolation == "actor" else "a Trainable class"
+    in_actor = experiment.isolation == "actor" or train.kind == "ray_class"
+    gpu = experiment.resources.gpu
+    if not in_actor or (not isinstance(gpu, str) and (gpu == 0 or gpu >= 1)):
+        return []
+    return [
+        f"resources.gpu is {gpu}, but with {inside} nothing holds a trial to its share of a GPU's memory, nor measures "
+        "what it takes; that needs a process of its own"
+    ]
+
+
+def _no_decision(experiment: Experiment) -> list[str]:
+    """A population of which nobody ever copies anybody."""
+    scheduler, most = experiment.scheduler, experiment.objective.max_steps
+    if not isinstance(scheduler, PbtOptions) or most is None:
+        return []
+    last = (most - 1) // scheduler.perturbation_interval * scheduler.perturbation_interval
+    if scheduler.burn_in <= last:
+        return []
+    return [
+        f"scheduler.burn_in is {scheduler.burn_in}, and the last decision is at step {last}: nobody would ever copy "
+        "anybody"
+    ]
+
+
+def _not_here(resources: Resources, machine: Machine) -> list[str]:
+    """What this machine, outside a cluster, may not have."""
+    if machine.nodes:
+        return []
+    remedy = "`raytuner run` refuses it where it is not; connect to a cluster with RAY_ADDRESS, or launch it on one"
+    warnings = []
+    if resources.mps and shutil.which(MPS) is None:
+        warnings.append(f"resources.mps: this machine has no {MPS}; here, trials that share a GPU would take turns")
+    if resources.accelerator:
+        known = "which GPUs this machine has is known when Ray looks" if machine.gpus else "this machine has no GPU"
+        warnings.append(f"resources.accelerator is {resources.accelerator}, and {known}; {remedy}")
+    if resources.labels:
+        labels = ", ".join(f"{name}={value}" for name, value in resources.labels.items())
+        warnings.append(f"resources.labels: a Ray that is started here has no {labels}; {remedy}")
     return warnings

@@ -8,7 +8,7 @@ from itertools import islice
 
 from raytuner.definition import Experiment, Resources
 from raytuner.errors import Problem
-from raytuner.plan.machine import Machine
+from raytuner.plan.machine import Machine, Node
 from raytuner.plan.needs import Needs, room, slots_for, smallest
 from raytuner.schedulers import Scheduler
 from raytuner.search import SEARCHES, GridOptions, Search
@@ -20,6 +20,7 @@ __all__ = [
     "find_slots",
     "kept_checkpoints",
     "most_configurations",
+    "no_room",
     "rungs_of",
     "startup_trials",
 ]
@@ -45,7 +46,7 @@ def find_slots(
     several: what trials take; where they differ, the slots are as many as the smallest have, and each must fit.
     """
     rooms = room(smallest(several), resources, machine)
-    problems = next((found for needs in several if (found := _no_room(needs, resources, machine))), [])
+    problems = next((found for needs in several if (found := no_room(needs, resources, machine))), [])
     if machine.elastic:
         problems, rooms = [], {"the nodes that may join": slots_for(smallest(several), resources, machine)}
     if resources.concurrent_trials is not None:
@@ -56,7 +57,7 @@ def find_slots(
     return Slots(rooms[limit], limit), problems
 
 
-def _no_room(needs: Needs, resources: Resources, machine: Machine) -> list[Problem]:
+def no_room(needs: Needs, resources: Resources, machine: Machine) -> list[Problem]:
     """What keeps a trial from ever running."""
     rooms = room(needs, resources, machine)
     if min(rooms.values()) >= 1:
@@ -66,8 +67,9 @@ def _no_room(needs: Needs, resources: Resources, machine: Machine) -> list[Probl
         labels = [f"{name}={value}" for name, value in resources.labels.items()]
         asked = ", ".join([*([resources.accelerator] if resources.accelerator else []), *labels])
         where = "resources.accelerator" if resources.accelerator else "resources.labels"
-        has = sorted({name for node in machine.parts for name in node.accelerators or ()})
-        rule = f"some node must have it and room for one trial; there are {', '.join(has) or 'no accelerators'}"
+        has = sorted({name for node in machine.parts for name in _own(node, resources)})
+        none = "no accelerators" if resources.accelerator else "no such labels"
+        rule = f"some node must have it and room for one trial; there are {', '.join(has) or none}"
         return [Problem(where, rule, asked, "write another, or leave it out")]
     remedy = "ask for less, or use another machine"
     short = [
@@ -81,6 +83,13 @@ def _no_room(needs: Needs, resources: Resources, machine: Machine) -> list[Probl
         if rooms.get(f"the {kind.upper()}s", 1) < 1
     ]
     return short or [Problem("resources", "a node must have room for each worker of a trial", f"{needs}", remedy)]
+
+
+def _own(node: Node, resources: Resources) -> list[str]:
+    """What a node has of the kind that is asked for: accelerators, and values of the labels."""
+    labels = {name: (node.labels or {}).get(name) for name in resources.labels}
+    has = [f"{name}={value}" for name, value in labels.items() if value is not None]
+    return [*((node.accelerators or ()) if resources.accelerator else ()), *has]
 
 
 def most_configurations(experiment: Experiment, space: Space) -> int | None:

@@ -68,6 +68,8 @@ class Scheduler(ABC):
     """The model of the options that the scheduler takes."""
     pauses: bool = False
     """Whether it may pause trials, or copy them, so that every deciding step needs a checkpoint."""
+    spares: bool = True
+    """Whether it may spare trials their last steps: stop them, or leave them paused for good."""
     compares: Literal["value", "last"] = "value"
     """What it wants to be told of a trial: its value, which may be an earlier step's, or what it reported last."""
     most_trials: int | None = None

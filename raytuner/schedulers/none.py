@@ -22,6 +22,7 @@ class NoneScheduler(Scheduler):
     """Lets every trial go on."""
 
     Options = NoneOptions
+    spares = False
 
     def decision_steps(self) -> tuple[int, ...]:
         return ()

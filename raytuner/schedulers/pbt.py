@@ -106,6 +106,7 @@ class PbtScheduler(Scheduler):
     """
 
     Options = PbtOptions
+    spares = False
     pauses = True
     compares = "last"
 

@@ -48,6 +48,7 @@ class ScheduleScheduler(Scheduler):
     """Has each trial go on from its own checkpoint with other parameters after the given steps."""
 
     Options = ScheduleOptions
+    spares = False
     pauses = True
     compares = "last"
 

@@ -93,8 +93,8 @@ class GeneticSearch(Search):
        rule (Rechenberg 1973) over the record: a success is a child that would become a parent at once.
     4. *Repair*: a child that violates a constraint gets other values for what changed, then fewer changes.
     5. *Informed choice* (Rasheed and Hirsh 2000): of a random number of children, the one whose nearest known
-       configurations rank best. Near are those that agree in the parameters by which ranks differ, see ``relevance``. Failed trials rank
-       last, so that regions in which trials fail are left.
+       configurations rank best. Near are those that agree in the parameters by which ranks differ, see ``relevance``.
+       Failed trials rank last, so that regions in which trials fail are left.
 
     No child repeats a configuration, whether known or under way. When children are no longer new or valid, as in a
     space that is nearly used up, configurations are drawn at random. A trial told from outside the space teaches

@@ -21,8 +21,16 @@ class Details:
     scheduler: str = ""
     mutated: tuple[str, ...] = ()
     """The parameters that change while a trial trains."""
+    choices: Mapping[str, list[Any]] = field(default_factory=dict)
+    """The values of the choices that are not all numbers, in the order of the definition."""
     register: str = ""
     """The name of the registered model that the best checkpoint becomes a version of."""
+
+    def measure(self, name: str, value: Any) -> tuple[str, float | None]:
+        """A parameter's value as a metric: its name and itself, or what tells it from the other values of a choice."""
+        if name in self.choices:
+            return f"{name}-index", _place(value, self.choices[name])
+        return name, float(value) if _is_number(value) else None
 
 
 def read_details(path: Path) -> Details:
@@ -41,6 +49,7 @@ def read_details(path: Path) -> Details:
         search=_kind(data.get("search")),
         scheduler=_kind(data.get("scheduler")),
         mutated=_mutated(data.get("scheduler")),
+        choices=_choices(data.get("space")),
         register=str(_mapping(tracking).get("register") or ""),
     )
 
@@ -54,6 +63,21 @@ def _mutated(scheduler: Any) -> tuple[str, ...]:
     options = _mapping(scheduler)
     changed = [name for change in options.get("changes") or () for name in _mapping(change.get("config"))]
     return tuple(dict.fromkeys([*(options.get("mutate") or ()), *changed]))
+
+
+def _choices(space: Any) -> dict[str, list[Any]]:
+    values = {name: list(_mapping(parameter).get("values") or ()) for name, parameter in _mapping(space).items()}
+    return {name: several for name, several in values.items() if not all(map(_is_number, several))}
+
+
+def _place(value: Any, values: list[Any]) -> float | None:
+    shown = [json.dumps(each) for each in values]  # to Python, true is 1
+    wanted = json.dumps(value)
+    return float(shown.index(wanted)) if wanted in shown else None
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
 
 
 def _kind(value: Any) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import getpass
 import hashlib
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from raytuner.journal import (
     Exploited,
     Folder,
     Logged,
+    Phase,
     Reported,
     Tested,
     TrialEnded,
@@ -35,6 +37,8 @@ from raytuner.tracking.store import EXPERIMENT, MODEL, PARENT, TRIAL, Artifact, 
 
 __all__ = ["Translator"]
 
+LINEAGE_SECONDS = 60.0
+"""How often the lineage is drawn anew while there are new copies."""
 _ENDS = ("finished", "stopped", "failed")
 
 
@@ -51,6 +55,7 @@ class Translator:
         self._user = _user()
         self._command = ""
         self._crowned: str | None = None
+        self._drawn = 0.0
         self.details = Details()
         self.state = ExperimentState(history=False)
         self.key = ""
@@ -174,10 +179,7 @@ class Translator:
                 self._label(trial.id, trial.status if trial.status == "paused" else "interrupted", reason, event.at)
         self._label(PARENT, event.status, event.reason, event.at)
         if any(len(trial.phases) > 1 for trial in self.state.trials.values()):
-            self._attach(PARENT, Artifact(lineage.TABLE, text=lineage.table(self.state)))
-            self._attach(PARENT, Artifact(lineage.PICTURE, text=lineage.picture(self.state)))
-            shown = [{"path": lineage.TABLE, "type": "table"}]
-            self._update(PARENT).tags["mlflow.loggedArtifacts"] = json.dumps(shown)
+            self._draw_lineage()
         self._measure(PARENT, {"total/steps": self.state.steps, "total/seconds": self._train_seconds()}, event.at)
         best = self.state.best
         if self._crowned is not None and (best is None or best.id != self._crowned):
@@ -189,6 +191,12 @@ class Translator:
         self._update(PARENT).tags["raytuner.best_trial"] = best.id
         if best.best_checkpoint is not None:
             self._model(best, best.best_checkpoint)
+
+    def _draw_lineage(self) -> None:
+        self._attach(PARENT, Artifact(lineage.TABLE, text=lineage.table(self.state)))
+        self._attach(PARENT, Artifact(lineage.PICTURE, text=lineage.picture(self.state)))
+        shown = [{"path": lineage.TABLE, "type": "table"}]
+        self._update(PARENT).tags["mlflow.loggedArtifacts"] = json.dumps(shown)
 
     def _train_seconds(self) -> float:
         return round(sum(trial.seconds for trial in self.state.trials.values()), 3)
@@ -208,22 +216,37 @@ class Translator:
         self._update(event.trial).params |= self.params(event.trial)
         trial = self.state.trials[event.trial]
         if trial.started_at == event.at:  # for the first time on record
-            self._settings(event.trial, trial.asked, event.at, 1)
+            self._settings(event.trial, self.details.mutated, trial.asked, event.at, 1)
 
     def _exploited(self, event: Exploited) -> None:
         trial = self.state.trials[event.trial]
+        *before, last, new = trial.phases
+        names = self._changing(trial.phases)
+        first_seen = names - self._changing([*before, last])
+        self._settings(event.trial, first_seen, trial.asked, trial.started_at, 1)
         # At both ends of a phase, so that a chart shows a value for as long as it was in force.
-        self._settings(event.trial, trial.phases[-2].config, event.at, event.step)
-        self._settings(event.trial, event.config, event.at, event.source_step + 1)
+        self._settings(event.trial, names, last.config, event.at, event.step)
+        self._settings(event.trial, names, new.config, event.at, event.source_step + 1)
         tags = self._update(event.trial).tags
         tags["raytuner.exploits"] = str(len(trial.phases) - 1)
         tags["raytuner.lineage"] = tag_value(lineage.exploits(trial))
+        tags["raytuner.config"] = tag_value(json.dumps(new.config, default=str))
+        if event.at - self._drawn >= LINEAGE_SECONDS:
+            self._drawn = event.at
+            self._draw_lineage()
 
-    def _settings(self, trial_id: str, config: dict[str, Any], at: float, step: int) -> None:
+    def _changing(self, phases: Sequence[Phase]) -> set[str]:
+        """The parameters that may change while a trial trains, and those that did: the state that it copies brings its
+        own along.
+        """
+        names = {name for phase in phases for name in phase.config}
+        differ = {name for name in names if len({repr(phase.config.get(name)) for phase in phases}) > 1}
+        return differ | set(self.details.mutated)
+
+    def _settings(self, trial_id: str, names: Iterable[str], config: dict[str, Any], at: float, step: int) -> None:
         """What changes while a trial trains is no parameter to MLflow, where these never change: it is measured."""
-        values = {name: config.get(name) for name in self.details.mutated}
-        numbers = {name: value for name, value in values.items() if type(value) in (int, float)}
-        self._measure(trial_id, {f"config/{name}": value for name, value in numbers.items()}, at, step)
+        measured = dict(self.details.measure(name, config[name]) for name in sorted(names) if name in config)
+        self._measure(trial_id, {f"config/{name}": value for name, value in measured.items()}, at, step)
 
     def _reported(self, event: Reported) -> None:
         self._measure(event.trial, dict(event.metrics), event.time or event.at, event.step)
@@ -231,14 +254,16 @@ class Translator:
     def _ended(self, event: TrialEnded) -> None:
         trial = self.state.trials[event.trial]
         # A paused trial may go on, so that its run does: only the end of the driver ends it.
-        self._label(event.trial, event.status, event.reason, event.at if event.status in _ENDS else None)
+        status = "interrupted" if trial.interrupted else event.status
+        self._label(event.trial, status, event.reason, event.at if event.status in _ENDS else None)
         if trial.value is not None:
             # Names in a group: MLflow draws a chart for each, and what has but one point must not lie among the curves.
             best: dict[str, float | None] = {f"best/{self.state.metric}": trial.value, "best/step": trial.value_step}
             self._measure(event.trial, best, event.at, trial.step)
         if event.status in _ENDS:
-            self._settings(event.trial, trial.current, event.at, trial.step)
-            self._measure(PARENT, {f"trials/{event.status}": self.state.count(event.status)}, event.at)
+            self._settings(event.trial, self._changing(trial.phases), trial.current, event.at, trial.step)
+            if not trial.interrupted:
+                self._measure(PARENT, {f"trials/{event.status}": self.state.count(event.status)}, event.at)
         if event.error:
             self._update(event.trial).tags["raytuner.error"] = _error(event.error)[-500:]
             text = "\n".join(str(part) for part in (event.error.get("traceback"), _error(event.error)) if part)

@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from numbers import Real
 from pathlib import Path
@@ -24,6 +24,8 @@ __all__ = ["describe_error", "run_attempt", "run_test"]
 
 OURS = (str(Path(__file__).resolve().parent.parent) + os.sep, "<frozen importlib", importlib.__file__)
 TRACEBACK_LINES = 30
+NO_GPU_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+"""What CUDA's own libraries say, which torch passes on as plain errors."""
 
 
 def run_attempt(
@@ -118,7 +120,6 @@ def describe_error(error: BaseException) -> dict[str, Any]:
     """``kind`` (error, report, checkpoint, disk, memory, gpu_memory, exit), ``message`` and ``traceback`` (its end,
     from the user's code on).
     """
-    torch = sys.modules.get("torch")
     if isinstance(error, ReportError):
         kind = "report"
     elif isinstance(error, CheckpointError):
@@ -127,17 +128,13 @@ def describe_error(error: BaseException) -> dict[str, Any]:
         kind = "disk"
     elif isinstance(error, MemoryError):
         kind = "memory"
-    elif torch is not None and isinstance(error, torch.cuda.OutOfMemoryError):
+    elif any(map(_means_no_gpu_memory, _causes(error))):
         kind = "gpu_memory"
     elif isinstance(error, SystemExit):
         return {"kind": "exit", "message": f"the training function called sys.exit({error.code!r})", "traceback": ""}
     else:
         kind = "error"
-    name = type(error).__name__
-    try:
-        text = str(error) or "(no message)"
-    except Exception:  # an error's own __str__ may be what fails
-        text = "(its message cannot be shown)"
+    name, text = type(error).__name__, _text(error)
     if isinstance(error, RaytunerError):
         lines = _user_frames(error)
     else:
@@ -148,6 +145,31 @@ def describe_error(error: BaseException) -> dict[str, Any]:
         "message": text if kind == "report" else f"{name}: {text}"[:2000],
         "traceback": "\n".join(lines[-TRACEBACK_LINES:]),
     }
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those that it came of, as Python shows them."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _means_no_gpu_memory(error: BaseException) -> bool:
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return False
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(said in _text(error) for said in NO_GPU_MEMORY)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error) or "(no message)"
+    except Exception:  # an error's own __str__ may be what fails
+        return "(its message cannot be shown)"
 
 
 def _user_frames(error: RaytunerError) -> list[str]:

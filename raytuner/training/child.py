@@ -123,8 +123,8 @@ def _redirect(folder: Path) -> None:
 def _devices(spec: TrialSpec) -> None:
     # An empty string hides every device: a trial that asked for none must not take one.
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(spec.gpus)
+    if spec.gpus:
+        limit_memory(spec.gpu)
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(max(1, int(spec.cpus)))
-    if spec.gpus:
-        limit_memory(spec.gpu)

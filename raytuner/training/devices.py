@@ -14,8 +14,13 @@ def limit_memory(share: float) -> None:
     """Have torch fail with an out-of-memory error when this process takes more than ``share`` of its device, CUDA's
     own part counted in. Without torch or a device, nothing.
     """
-    torch = sys.modules.get("torch")
-    if torch is None or not 0 < share < 1 or not torch.cuda.is_available():
+    if not 0 < share < 1:
+        return
+    try:
+        import torch  # also where the trial would only do so later: then nobody would set its limit
+    except ImportError:
+        return
+    if not torch.cuda.is_available():
         return
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(max(0.01, share - CONTEXT_BYTES / total), 0)

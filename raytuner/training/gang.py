@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from raytuner.training.channel import Channel
     from raytuner.training.trial import TrialSpec
 
-__all__ = ["Alone", "Gang", "join"]
+__all__ = ["Alone", "Gang", "join", "join_alone"]
 
 JOIN_TIME = timedelta(minutes=10)
 """How long to wait for the other ranks to begin: their nodes may still be importing."""
 WAIT_TIME = timedelta(days=30)
 """How long a rank waits for another at the head of a step: as long as it takes. Who dies, ends the gang otherwise."""
+ALIKE = "every rank must go through the same steps and calls"
 SIOCGIFADDR = 0x8915
 OPS: dict[str, Callable[[list[float]], float]] = {
     "mean": lambda values: sum(values) / len(values),
@@ -40,6 +41,8 @@ class Alone:
 
     rank = 0
     size = 1
+    returned: int | None = None
+    """The step after which this rank's function has returned; None while it trains."""
 
     def share(self, value: Any) -> Any:
         """Rank 0's value, on every rank."""
@@ -82,19 +85,30 @@ class Gang(Alone):
         self._group = dist.new_group(backend="gloo", timeout=WAIT_TIME)
 
     def share(self, value: Any) -> Any:
-        box = [value]
-        self._dist.broadcast_object_list(box, src=0, group=self._group)
-        return box[0]
+        return self._exchange("share", value if self.rank == 0 else None)[0]
 
     def gather(self, value: Any) -> list[Any]:
-        parts: list[Any] | None = [None] * self.size if self.rank == 0 else None
-        self._dist.gather_object(value, parts, dst=0, group=self._group)
-        return parts or []
+        parts = self._exchange("gather", value)
+        return parts if self.rank == 0 else []
 
     def collect(self, value: Any) -> list[Any]:
+        return self._exchange("collect", value)
+
+    def _exchange(self, call: str, value: Any) -> list[Any]:
+        """The values of all ranks. One collective for all calls: ranks that have come apart, which would wait for each
+        other for ever, learn of it.
+        """
         parts: list[Any] = [None] * self.size
-        self._dist.all_gather_object(parts, value, group=self._group)
-        return parts
+        self._dist.all_gather_object(parts, (call, self.returned, value), group=self._group)
+        calls, returned, values = zip(*parts, strict=True)
+        left = [rank for rank, step in enumerate(returned) if step is not None]
+        if 0 < len(left) < self.size:
+            others = ", ".join(f"rank {rank}" for rank in range(self.size) if rank not in left)
+            raise ReportError(f"rank {left[0]} returned after step {returned[left[0]]}, {others} went on; {ALIKE}")
+        if len(set(calls)) > 1:
+            odd = next(rank for rank, other in enumerate(calls) if other != calls[0])
+            raise ReportError(f"rank {odd} is not where rank 0 is: one of them calls trial.reduce(); {ALIKE}")
+        return list(values)
 
 
 def join(spec: TrialSpec, channel: Channel) -> Alone:
@@ -141,6 +155,16 @@ def join(spec: TrialSpec, channel: Channel) -> Alone:
         world_size=spec.world_size,
     )
     return Gang(spec.rank, spec.world_size)
+
+
+def join_alone() -> None:
+    """Set torch's default process group up for this process alone, for code that takes there to be one."""
+    import torch.distributed as dist
+
+    os.environ.update({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"})
+    if not dist.is_initialized():
+        store = dist.HashStore()  # type: ignore[attr-defined]  # it is not in its __all__
+        dist.init_process_group("gloo", store=store, rank=0, world_size=1)
 
 
 def interface_of(address: str) -> str | None:

@@ -383,6 +383,7 @@ class Trial:
 
     def finish(self, *, save_last: bool = True) -> None:
         """Write what is still to be written; called when the training function has returned."""
+        self._gang.returned = self._reported
         if self.rank > 0:
             self._follow()
             return

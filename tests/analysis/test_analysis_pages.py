@@ -3,11 +3,13 @@
 import json
 import os
 from importlib.resources import files
+from io import StringIO
 from pathlib import Path
 
 import jsonschema
 import pytest
 from made_journals import driver_started, experiment_events, make_experiment, make_folder, write_journal
+from rich.console import Console
 
 from raytuner import journal
 from raytuner.analysis import best, best_lines, report, status, status_lines, write_report
@@ -22,7 +24,9 @@ from raytuner.journal import (
     TrialEnded,
     TrialStarted,
     Usage,
+    replay,
 )
+from raytuner.launch.summary import print_summary
 
 
 def checked(name: str, answer: dict) -> dict:
@@ -89,7 +93,31 @@ def resumed(folder: Folder) -> None:
     )
 
 
-CASES = [nothing, only_a_driver, only_asked, no_plan, odd_plan, all_failed, odd_values, interrupted, resumed]
+def of_a_population(folder: Folder) -> None:
+    """As Ctrl-C leaves it: one waits for the others, one was cut off."""
+    events = [driver_started(spares=False)]
+    for trial, end, reason in (("000001", "paused", "waits"), ("000002", "stopped", "interrupted: Ctrl-C")):
+        events += [
+            TrialAsked(trial=trial, config={"x": 1}, at=1.0),
+            TrialStarted(trial=trial, attempt=1, at=1.0),
+            Reported(trial=trial, attempt=1, step=1, metrics={"val_accuracy": 0.5}, at=2.0),
+            TrialEnded(trial=trial, attempt=1, status=end, step=1, reason=reason, at=3.0),
+        ]
+    write_journal(folder, [*events, DriverEnded(status="interrupted", reason="Ctrl-C", at=4.0)])
+
+
+CASES = [
+    of_a_population,
+    nothing,
+    only_a_driver,
+    only_asked,
+    no_plan,
+    odd_plan,
+    all_failed,
+    odd_values,
+    interrupted,
+    resumed,
+]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -102,6 +130,27 @@ def test_nothing_makes_them_fail(case, tmp_path: Path) -> None:
     if found["best"] is not None:
         assert checked("best", best(folder))["value"] == found["best"]["value"]
         assert best_lines(folder)
+
+
+def test_pauses_of_a_population_save_nothing_and_who_is_cut_off_is_not_stopped_early(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    of_a_population(folder)
+    found = checked("status", status(folder))
+    assert (found["trials"]["paused"], found["trials"]["interrupted"], found["trials"]["stopped"]) == (1, 1, 0)
+    assert found["steps"]["saved"] == 0
+    console = Console(file=StringIO(), width=200)
+    print_summary(console, replay(folder), folder, tracking_uri=None)
+    for text in ("\n".join(status_lines(folder)), report(folder), console.file.getvalue()):
+        assert "saved" not in text
+        assert "stopped early" not in text
+
+
+def test_the_summary_and_the_status_agree_on_what_was_saved(tmp_path: Path) -> None:
+    folder = make_experiment(tmp_path, 30)
+    console = Console(file=StringIO(), width=200)
+    print_summary(console, replay(folder), folder, tracking_uri=None)
+    steps = status(folder)["steps"]
+    assert f"early stopping saved {steps['saved']} of {steps['full']} steps" in console.file.getvalue()
 
 
 def test_status_of_a_whole_experiment(tmp_path: Path) -> None:

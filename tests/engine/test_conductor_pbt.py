@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -121,12 +122,50 @@ def test_without_a_checkpoint_to_copy_it_goes_on_as_it_was(tmp_path: Path, monke
     again.close()
 
 
+def stateless(trial: Trial) -> None:
+    for _ in trial.steps():
+        trial.report(loss=trial.config["rate"])
+
+
+def looping(trial: Trial) -> None:
+    for _ in range(9):
+        trial.report(loss=trial.config["rate"])
+
+
+SCHEDULE = {"type": "schedule", "changes": [{"after": 2, "config": {"rate": 0.5}}]}
+
+
+@pytest.mark.parametrize("train", [stateless, looping])
+@pytest.mark.parametrize(
+    ("scheduler", "whose"), [(POPULATION, r"trial 00000\d's"), (SCHEDULE, "its own")], ids=["pbt", "schedule"]
+)
+def test_without_any_state_to_go_on_from_the_experiment_ends(
+    tmp_path: Path, train: Any, scheduler: Any, whose: str
+) -> None:
+    fields = {**FIELDS, "scheduler": scheduler, "budget": {"trials": 6}}
+    driver = Driver(make_plan(tmp_path, **fields), slots=2, train=train).run()
+    assert driver.conductor.stop_status == "failed"
+    assert re.match(
+        rf"trial 00000\d was to go on from {whose} checkpoint after step \d .* loop over trial.steps\(model=model",
+        driver.conductor.fatal or "",
+    )
+    assert driver.events(Exploited) == []
+    assert all(trial.status != "running" for trial in driver.trials)
+
+
 def test_a_state_that_does_not_load_ends_the_experiment_with_a_remedy(tmp_path: Path) -> None:
     scheduler = {**POPULATION, "mutate": ["size"], "resample_probability": 0}
     driver = Driver(make_plan(tmp_path, **{**FIELDS, "scheduler": scheduler}), train=learn).run()
     assert driver.conductor.stop_status == "failed"
     assert driver.conductor.fatal is not None
     assert "does not load with other values of size; take out of scheduler.mutate" in driver.conductor.fatal
+
+
+def test_the_structural_parameter_is_named_where_it_can_be_told(tmp_path: Path) -> None:
+    space = {**SPACE, "size": {"type": "int", "low": 20, "high": 90}}
+    scheduler = {**POPULATION, "mutate": ["rate", "size"]}
+    driver = Driver(make_plan(tmp_path, **{**FIELDS, "space": space, "scheduler": scheduler}), train=learn).run()
+    assert "does not load with other values of size; take out" in (driver.conductor.fatal or "")
 
 
 def test_what_was_copied_outlives_its_source(tmp_path: Path) -> None:

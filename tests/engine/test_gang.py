@@ -52,6 +52,19 @@ def loose(trial):
         trial.report(trial.reduce({"loss": trial.rank + 1.0 / step}))
 
 
+def leaving(trial):
+    for step in trial.steps():
+        if step == 3 and trial.rank == trial.config["code"]:
+            return
+        trial.report(loss=1.0)
+
+
+def apart(trial):
+    for step in trial.steps():
+        loss = trial.reduce({"loss": 1.0}) if step < 2 or trial.rank == 1 else {"loss": 1.0}
+        trial.report(loss)
+
+
 def differing(trial):
     for _ in trial.steps():
         trial.report(trial.reduce({"loss": 1.0, f"own{trial.rank}": 2.0}))
@@ -111,3 +124,15 @@ def test_reports_outside_steps_are_steps_of_all(server: ServerSpec, tmp_path: Pa
 def test_ranks_that_report_other_metrics_are_told(server: ServerSpec, tmp_path: Path) -> None:
     for rank in gang(server, tmp_path, "differing", size=2):
         assert "every rank must give the same metrics, got ['loss', 'own0'] from rank 0" in rank.end["reason"]
+
+
+@pytest.mark.parametrize(("rank", "others"), [(0, "rank 1, rank 2"), (1, "rank 0, rank 2")])
+def test_a_rank_that_returns_early_is_named_on_all(server: ServerSpec, tmp_path: Path, rank: int, others: str) -> None:
+    for outcome in gang(server, tmp_path, "leaving", code=rank):
+        assert outcome.end["status"] == "failed"
+        assert outcome.end["reason"].startswith(f"rank {rank} returned after step 2, {others} went on; every rank must")
+
+
+def test_ranks_that_call_different_things_do_not_wait_for_each_other(server: ServerSpec, tmp_path: Path) -> None:
+    for outcome in gang(server, tmp_path, "apart", size=2):
+        assert outcome.end["reason"].startswith("rank 1 is not where rank 0 is: one of them calls trial.reduce()")

@@ -57,10 +57,19 @@ class TestBooks:
         assert books(tmp_path, machine, resources={"gpu": 8, "cpu": 0.5}).slots == 1
         assert books(tmp_path, machine, resources={**one, "gpu": 1, "cpu": 8}).slots == 3
         shrunk = books(tmp_path, machine, resources={**one, "accelerator": "A100"})
-        with pytest.raises(LaunchError, match=r"a trial needs 0.5 CPU, 1 GPU, and the cluster has 16 CPU and 8 GPU"):
+        with pytest.raises(
+            LaunchError, match=r"resources.accelerator: some node must have it.* there are H100, got A100"
+        ):
             shrunk.resize(Machine(16, 8, nodes[:2]))
         with pytest.raises(PlanError, match=r"resources.accelerator: some node must have it.*A100, H100, got V100"):
             books(tmp_path, machine, resources={**one, "accelerator": "V100"})
+        labelled = books(tmp_path, machine, resources={**one, "labels": {"zone": "b"}})
+        with pytest.raises(
+            LaunchError, match=r"resources.labels: some node must have it.* there are zone=a, got zone=b"
+        ):
+            labelled.resize(Machine(8, 8, nodes[2:]))
+        with pytest.raises(LaunchError, match=r"resources.cpu: there must be room for one trial, and there are 2 CPUs"):
+            books(tmp_path, machine, resources={"cpu": 4}).resize(Machine(2, 0))
 
     def test_nobody_overtakes_a_trial_that_waits_for_room(self, tmp_path: Path) -> None:
         machine = Machine(64, 8, (Node(32, 4), Node(32, 4)))

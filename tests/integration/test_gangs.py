@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run, events_of, processes_of, raytuner, run_until, wait_until
+from conftest import Run, events_of, processes_of, raytuner, run_until, start_driver, wait_until
 
 from raytuner.journal import Exploited, Folder, Retried, TrialStarted, replay
 
@@ -50,6 +50,41 @@ def test_gangs_of_four_on_six_gpus_start_and_stop_fifty_times_and_leave_nothing(
         assert len(left) == 1, "all ranks came equally far"
     wait_until(lambda: all_is_free(ray), 10, "all resources are free")
     assert not processes_of(str(folder.path))
+
+
+def test_gangs_of_two_drivers_compete_for_one_cluster(ray: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    """Six GPUs are one gang and a half: that each held a part would be a deadlock."""
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+    drivers = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        fields = {**LEARNER, "name": name, "budget": {"trials": 4}, "resources": {"workers": 4, **SHARE}}
+        fields["objective"] = {"metric": "loss", "mode": "min", "max_steps": 3}
+        drivers.append(start_driver(tmp_path / name, "torch_objectives", **fields))
+    try:
+        said = [process.communicate(timeout=150)[0] for process, _ in drivers]
+    finally:
+        for process, _ in drivers:
+            process.kill()
+    assert [process.returncode for process, _ in drivers] == [0, 0], said
+    for _, folder in drivers:
+        assert [(t.status, t.step) for t in replay(folder).trials.values()] == [("finished", 3)] * 4
+    wait_until(lambda: all_is_free(ray), 20, "all resources are free")
+
+
+@pytest.mark.parametrize("placement", ["pack", "spread"])
+def test_ray_is_asked_for_the_placement_that_was_wanted(ray: Any, run: Run, placement: str) -> None:
+    before = set(ray.util.placement_group_table())
+    state, _ = run(
+        **LEARNER,
+        objective={"metric": "loss", "mode": "min", "max_steps": 2},
+        budget={"trials": 1},
+        resources={"workers": 2, "placement": placement, **SHARE},
+    )
+    assert state.status == "finished"
+    new = [group for name, group in ray.util.placement_group_table().items() if name not in before]
+    strategies = {group["strategy"] for group in new if len(group["bundles"]) == 2}
+    assert strategies == {placement.upper()}, "on one node, spread is no more than a wish"
 
 
 def test_a_population_of_gangs(run: Run) -> None:
@@ -95,6 +130,19 @@ def test_a_rank_that_fails_fails_the_gang_at_once(run: Run, rank: int) -> None:
     assert raised.ended_at - raised.steps[-1].time < 1.5, "at once"
     for before, after in pairwise([killed.steps[-1].time, *again, killed.ended_at]):
         assert after - before < 1.5, "at once, each time"
+
+
+def test_a_rank_that_returns_early_is_the_one_that_is_told(run: Run) -> None:
+    state, _ = run(
+        train="torch_objectives:bad",
+        space={"way": {"type": "choice", "values": ["return"]}, "rank": {"type": "choice", "values": [1]}},
+        objective={"metric": "loss", "mode": "min", "max_steps": 4},
+        budget={"trials": 1},
+        resources={"workers": 3, **SHARE},
+    )
+    (trial,) = state.trials.values()
+    assert (trial.status, trial.step) == ("failed", 1)
+    assert trial.reason.startswith("rank 1 returned after step 1, rank 0, rank 2 went on; every rank must")
 
 
 def drawn(folder: Folder, rank: int) -> list[list[str]]:

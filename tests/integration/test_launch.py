@@ -198,6 +198,12 @@ def test_an_experiment_is_launched_watched_and_fetched(site: Site, tmp_path: Pat
     site.raytuner("best", name, "--export", str(tmp_path / "model.pt"), *at)
     assert torch.load(tmp_path / "model.pt", weights_only=False)["w"][0] == 5.0
     assert f"{name}: starting" in site.raytuner("logs", name, *at)
+
+    best = json.loads(site.raytuner("best", name, "--json", *at))
+    said = site.raytuner("replay", name, "--follow", *at)
+    assert f"{name}-replay is launched: job raytuner-{name}-replay-" in said
+    again = json.loads(site.raytuner("best", f"{name}-replay", "--json", *at))
+    assert (again["config"], again["value"]) == (best["config"], best["value"])
     assert "proposed by the search" in site.raytuner("why", name, "2", RAY_ADDRESS=site.address)
     assert "is there already" in site.raytuner("launch", f"{name}.yaml", code=1)
     assert next(job for job in launched(site) if job["name"] == name)["status"] == "SUCCEEDED"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,16 @@ from typing import Any
 import pytest
 from conftest import Run, events_of, raytuner, run_until
 
-from raytuner.journal import Exploited, TrialStarted, replay
+from raytuner.journal import Exploited, Folder, TrialStarted, replay
 
+NAMES = ["ada", "bob", "eve"]  # not mutated: they go along with what is copied
 FIELDS: dict[str, Any] = {
     "train": "objectives:learner",
     "objective": {"metric": "learnt", "mode": "max", "max_steps": 12},
     "space": {
         "rate": {"type": "float", "low": 0.0, "high": 1.0},
         "pause": {"type": "choice", "values": [0.05]},
+        "named": {"type": "choice", "values": NAMES},
     },
     "scheduler": {"type": "pbt", "mutate": ["rate"], "population": 6, "perturbation_interval": 2, "quantile": 0.34},
 }
@@ -61,6 +64,11 @@ def test_a_population_survives_its_driver_and_its_winner_is_trained_again(tmp_pa
     again = raytuner("best", str(tmp_path / "results" / "own-replay"), "--json")
     assert (again["value"], again["step"]) == (pytest.approx(best["value"]), best["step"])
     assert [p["config"] for p in again["schedule"]] == [p["config"] for p in best["schedule"]]
+    (trial,) = replay(Folder(tmp_path / "results" / "own-replay")).trials.values()
+    assert trial.source == "replay"
+    page = (tmp_path / "results" / "own-replay" / "report.md").read_text()
+    assert "These are the defaults" not in page
+    assert f"trial {best['trial']} of `{folder.where}`, trained again from scratch; there it had learnt " in page
     _check_mlflow(f"sqlite:///{tmp_path}/mlflow.db", state)
 
 
@@ -80,7 +88,14 @@ def _check_mlflow(uri: str, state: Any) -> None:
         assert float(run.data.params["rate"]) == trial.asked["rate"]
         assert run.data.tags.get("raytuner.exploits", "0") == str(len(trial.phases) - 1)
         rates = {m.step: m.value for m in client.get_metric_history(run.info.run_id, "config/rate")}
+        names = {m.step: m.value for m in client.get_metric_history(run.info.run_id, "config/named-index")}
         for phase in trial.phases:
             if phase.after < 12:
                 assert rates[phase.after + 1] == phase.config["rate"]
+                in_force = [names[step] for step in sorted(names) if step <= phase.after + 1]
+                assert not names or in_force[-1] == NAMES.index(phase.config["named"])
+        if len({phase.config["named"] for phase in trial.phases}) > 1:
+            assert names[1] == NAMES.index(trial.asked["named"])
+        if len(trial.phases) > 1:
+            assert json.loads(run.data.tags["raytuner.config"]) == trial.current
     assert {"lineage.json", "lineage.svg"} <= {found.path for found in client.list_artifacts(parent.info.run_id)}

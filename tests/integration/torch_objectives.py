@@ -37,6 +37,8 @@ def bad(trial: Trial) -> None:
                     raise ValueError("no such luck")
                 case "hang":
                     time.sleep(600)
+                case "return":
+                    return
         trial.report(trial.reduce({"loss": 1.0 / step}))
 
 

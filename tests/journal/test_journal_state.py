@@ -161,6 +161,19 @@ def test_without_history_nothing_grows() -> None:
     assert (lean.value, lean.step) == (full.value, full.step)
 
 
+@pytest.mark.parametrize(("spares", "done"), [(True, 3), (False, 2)])
+def test_a_pause_is_an_end_only_where_a_scheduler_spares_steps(spares: bool, done: int) -> None:
+    def end(number: int, status: str, reason: str = "") -> TrialEnded:
+        return TrialEnded(trial=f"00000{number}", attempt=1, status=status, step=1, reason=reason, at=3602.0)
+
+    state = fold(*(asked(f"00000{number}") for number in (1, 2, 3, 4)), spares=spares)
+    state.apply(started("000001", at=2.0))
+    for event in (end(1, "finished"), end(2, "paused"), end(3, "stopped", "interrupted: Ctrl-C"), end(4, "stopped")):
+        state.apply(event)
+    assert (state.done, state.trials_an_hour) == (done, pytest.approx(done))
+    assert (state.count("stopped"), state.count("interrupted"), state.count("stopped", "interrupted")) == (1, 1, 2)
+
+
 def test_tests_are_kept() -> None:
     test = journal.Tested(trial="000001", step=1, metrics={"a": 1.0}, at=2.0)
     assert fold(asked("000001"), test).tests == [test]

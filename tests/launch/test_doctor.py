@@ -31,6 +31,7 @@ def node(name: str, **changes: Any) -> dict[str, Any]:
         "storage": "",
         "mlflow": "",
         "missing": [],
+        "without": [],
     }
     about = {
         "node": name,
@@ -76,6 +77,7 @@ def test_a_cluster_that_has_all_is_fine() -> None:
         (report(node("head"), node("worker", mlflow="down")), "warning", "node worker", "MLflow .* down"),
         (report(node("head"), node("worker", missing=["einops"])), "error", "train.py:3", "not there on worker;"),
         (report(node("head", missing=["einops"])), "error", "train.py:3", "not there on any node; add it to"),
+        (report(node("head", without=["nvidia-cuda-mps-control"])), "warning", "node head", "mps does nothing"),
         (report(node("head"), node("worker", error="boom")), "error", "node worker", "boom; install the same"),
         (report(node("head"), node("worker", versions={"torch": "1"})), "error", "node worker", "torch 1, .* 2.13.0"),
         (report(node("head", gpus=[])), "warning", "node head", "declares 1 GPUs, and its driver shows 0"),

@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 import pytest
 
 from raytuner.definition import Experiment, load, to_yaml
+from raytuner.engine.mps import PROGRAM
 from raytuner.errors import DefinitionError, PlanError
-from raytuner.plan import Machine, Plan, compile
+from raytuner.plan import MPS, Machine, Node, Plan, compile
 
 BIG = Machine(cpus=64, gpus=8)
 
@@ -60,6 +61,40 @@ class TestGenerations:
         few = {"depth": {"type": "int", "low": 1, "high": 4}}
         everything = plan(root, Machine(8, 0), search=forever, space=few, budget={"trials": 4})
         assert everything.warnings == (), "nothing is left to learn"
+
+
+def test_accelerators_and_labels_are_not_known_to_be_here(root: Path) -> None:
+    resources = {"accelerator": "H100", "labels": {"zone": "a"}}
+    accelerator, labels = plan(root, Machine(4, 0), resources=resources).warnings
+    assert accelerator.startswith("resources.accelerator is H100, and this machine has no GPU; `raytuner run` refuses")
+    assert labels.startswith("resources.labels: a Ray that is started here has no zone=a; ")
+    assert "known when Ray looks" in plan(root, resources={"accelerator": "H100", "gpu": 1}).warnings[0]
+    nodes = (Node(4, 0, frozenset({"H100"}), {"zone": "a"}),)
+    assert plan(root, Machine(4, 0, nodes), resources=resources).warnings == ()
+
+
+@pytest.mark.parametrize("gpu", [0.25, "auto", "0.5 if depth > 1 else 1"])
+def test_in_the_actor_nothing_limits_memory(root: Path, gpu: Any) -> None:
+    (warning,) = plan(root, isolation="actor", resources={"gpu": gpu}).warnings
+    assert f"resources.gpu is {gpu}, but with isolation: actor nothing holds a trial to its share" in warning
+    assert plan(root, isolation="actor", resources={"gpu": 1}).warnings == ()
+    assert plan(root, resources={"gpu": gpu}).warnings == ()
+
+
+def test_a_population_that_never_decides(root: Path) -> None:
+    scheduler = {"type": "pbt", "mutate": ["lr"], "population": 8, "perturbation_interval": 4, "burn_in": 100}
+    (warning,) = plan(root, Machine(8, 0), scheduler=scheduler, budget={}).warnings
+    assert warning.startswith("scheduler.burn_in is 100, and the last decision is at step 24")
+    assert plan(root, Machine(8, 0), scheduler={**scheduler, "burn_in": 24}, budget={}).warnings == ()
+
+
+def test_mps_that_is_not_here(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resources = {"gpu": 0.5, "mps": True}
+    assert MPS == PROGRAM, "one word in two rooms"
+    monkeypatch.setenv("PATH", str(root))
+    assert "this machine has no nvidia-cuda-mps-control" in plan(root, resources=resources).warnings[0]
+    (root / "nvidia-cuda-mps-control").touch(mode=0o755)
+    assert plan(root, resources=resources).warnings == ()
 
 
 class TestSlots:

@@ -116,6 +116,24 @@ def test_end_states(folder: Folder, status: str, state: str, end: int | None) ->
         assert updates[PARENT].metrics == [(f"trials/{status}", 1.0, 20_000, 0)]
 
 
+def test_the_lineage_is_drawn_now_and_then(folder: Folder) -> None:
+    translator = begun(folder)
+    drawn = []
+    for step, at in enumerate((100.0, 130.0, 161.0), start=1):
+        exploited = journal.Exploited(
+            trial=ONE, step=step, source=ONE, source_step=step, source_phase=0, config={"lr": 0.1 / step}, at=at
+        )
+        parent = feed(translator, exploited).get(PARENT, Update())
+        drawn.append({"lineage.json", "lineage.svg"} <= set(parent.artifacts))
+    assert drawn == [True, False, True], "at most once a minute"
+
+
+def test_what_is_cut_off_was_not_stopped(folder: Folder) -> None:
+    updates = feed(begun(folder), ended("stopped", reason="interrupted: Ctrl-C"))
+    assert (updates[ONE].status, updates[ONE].tags["raytuner.status"]) == ("KILLED", "interrupted")
+    assert PARENT not in updates
+
+
 def test_a_failure_tells_why(folder: Folder) -> None:
     error = {"kind": "ValueError", "message": "x" * 9000, "traceback": "Traceback\n  line"}
     update = feed(begun(folder), ended("failed", error=error))[ONE]
@@ -231,3 +249,56 @@ def test_no_plan_no_details(tmp_path: Path) -> None:
     assert parent.params == {"objective": "max val_accuracy"}
     tmp_path.joinpath("plan.json").write_text("[]")
     assert "mlflow.note.content" not in feed(Translator(Folder(tmp_path)), driver_started())[PARENT].tags
+
+
+SPACE = {
+    "lr": {"type": "float", "low": 1e-4, "high": 1.0},
+    "kind": {"type": "choice", "values": ["a", "b", True]},
+    "width": {"type": "int", "low": 1, "high": 64},
+    "momentum": {"type": "float", "low": 0.0, "high": 1.0, "when": {"kind": "a"}},
+}
+
+
+def test_all_that_a_copy_changes_is_measured(tmp_path: Path) -> None:
+    """Also what is not mutated: the state that is copied brings its width along."""
+    folder = make_folder(tmp_path)
+    plan = json.loads(folder.plan.read_text())
+    plan["experiment"] |= {"space": SPACE, "scheduler": {"type": "pbt", "mutate": ["kind"]}}
+    folder.plan.write_text(json.dumps(plan))
+    translator = Translator(folder)
+    asked = {"lr": 0.1, "kind": "b", "width": 21}
+    copied = {"lr": 0.1, "kind": "a", "width": 26, "momentum": 0.5}
+    feed(
+        translator,
+        driver_started(at=10.0),
+        TrialAsked(trial=ONE, config=asked, at=11.0),
+        TrialStarted(trial=ONE, attempt=1, at=12.0),
+        Reported(trial=ONE, attempt=1, step=2, metrics={"val_accuracy": 0.5}, time=13.0, at=13.0),
+    )
+    exploited = journal.Exploited(
+        trial=ONE, step=2, source="000002", source_step=3, source_phase=0, config=copied, at=14.0
+    )
+    update = feed(translator, exploited)[ONE]
+    measured = {(metric.key, metric.step): metric.value for metric in update.metrics}
+    assert measured == {
+        ("config/kind-index", 2): 1.0,
+        ("config/kind-index", 4): 0.0,
+        ("config/width", 1): 21.0,
+        ("config/width", 2): 21.0,
+        ("config/width", 4): 26.0,
+        ("config/momentum", 4): 0.5,
+    }
+    assert json.loads(update.tags["raytuner.config"]) == copied
+    last = {metric.key: metric.value for metric in feed(translator, ended("finished"))[ONE].metrics}
+    assert {key: last[key] for key in ("config/kind-index", "config/width", "config/momentum")} == {
+        "config/kind-index": 0.0,
+        "config/width": 26.0,
+        "config/momentum": 0.5,
+    }
+    again = dict(copied, kind=True)
+    exploited = journal.Exploited(
+        trial=ONE, step=4, source="000002", source_step=4, source_phase=0, config=again, at=15.0
+    )
+    measured = {(metric.key, metric.step): metric.value for metric in feed(translator, exploited)[ONE].metrics}
+    assert measured[("config/kind-index", 5)] == 2.0
+    assert ("config/width", 1) not in measured, "it is there already"

@@ -57,6 +57,47 @@ def test_cuda_out_of_memory_is_told_as_such(tmp_path: Path) -> None:
     assert attempt(make_spec(tmp_path), train)[0]["error"]["kind"] == "gpu_memory"
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_so_is_what_the_libraries_below_say(tmp_path: Path, said: str) -> None:
+    pytest.importorskip("torch")
+
+    def train(trial: Trial) -> None:
+        raise RuntimeError(said)
+
+    assert attempt(make_spec(tmp_path), train)[0]["error"]["kind"] == "gpu_memory"
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+def test_so_is_one_that_the_code_has_wrapped(tmp_path: Path, explicit: bool) -> None:
+    torch = pytest.importorskip("torch")
+
+    def train(trial: Trial) -> None:
+        try:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        except RuntimeError as error:
+            if explicit:
+                raise ValueError("step 1 failed") from error
+            raise ValueError("step 1 failed")  # noqa: B904 - as users do
+
+    end = attempt(make_spec(tmp_path), train)[0]
+    assert (end["error"]["kind"], end["reason"]) == ("gpu_memory", "ValueError: step 1 failed")
+
+
+def test_what_only_mentions_memory_is_no_want_of_it(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+
+    def train(trial: Trial) -> None:
+        raise RuntimeError("the memory of the buffer is not contiguous")
+
+    assert attempt(make_spec(tmp_path), train)[0]["error"]["kind"] == "error"
+
+
 def helper_of_the_user() -> None:
     raise ValueError("deep")
 
