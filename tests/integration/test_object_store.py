@@ -244,6 +244,7 @@ def test_killed_on_one_machine_resumed_on_another_and_read_on_a_third(
     killed_at = time.time()
 
     move_to_another_machine(monkeypatch, tmp_path)
+    (tmp_path / "cache").rename(tmp_path / "gone")
     store = ObjectStore(place)
     assert "only one driver at a time" in begin_to_wait_for_the_holder(place)
     store.remove(store.below("lock"))  # what a minute without a sign of life comes to

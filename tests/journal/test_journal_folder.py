@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from raytuner.errors import JournalError
-from raytuner.journal import Folder, Lock
+from raytuner.journal import (
+    CheckpointRemoved,
+    CheckpointWritten,
+    Folder,
+    JournalReader,
+    JournalWriter,
+    Lock,
+    TrialStarted,
+)
 
 HOLDER = """
 import sys, time
@@ -68,3 +76,18 @@ def test_find(tmp_path: Path) -> None:
         Folder.find(tmp_path / "results")
     with pytest.raises(JournalError, match="no such folder"):
         Folder.find(tmp_path / "nowhere")
+
+
+def test_paths_of_the_record_are_read_as_they_are_called_here(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    path = "trials/000001/checkpoints/000003-1"
+    writer = JournalWriter(old / "journal")
+    writer.append(CheckpointWritten(trial="000001", attempt=1, step=3, path=str(old / path)))
+    writer.append(TrialStarted(trial="000001", attempt=2, checkpoint=str(old / path)))
+    writer.append(TrialStarted(trial="000001", attempt=3))
+    writer.append(CheckpointRemoved(trial="000001", path=str(old / path)))
+    writer.close()
+    old.rename(new)
+    written, started, afresh, removed = JournalReader(new / "journal").read()
+    assert written.path == started.checkpoint == removed.path == str(new / path)
+    assert afresh.checkpoint is None
