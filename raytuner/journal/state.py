@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -31,11 +31,17 @@ from raytuner.journal.folder import Folder
 from raytuner.journal.log import JournalReader
 from raytuner.journal.snapshot import load_snapshot, save_snapshot, worth_saving
 
-__all__ = ["Checkpoint", "ExperimentState", "Fold", "Phase", "Step", "TrialState", "replay"]
+__all__ = ["Checkpoint", "ExperimentState", "Fold", "Phase", "Step", "TrialState", "failure_way", "replay"]
 
 EXPLOIT = "exploit"
 """The reason of a checkpoint that a trial took over from another."""
 ENDED = frozenset({"finished", "stopped", "failed"})
+
+
+def failure_way(error: Mapping[str, Any] | None) -> tuple[str, str]:
+    """The way in which a trial has failed: the kind of its error, and what stands before the details."""
+    error = error or {}
+    return str(error.get("kind", "")), str(error.get("message", "")).partition(":")[0]
 
 
 @dataclass(frozen=True)
@@ -326,7 +332,8 @@ class ExperimentState:
         for trial_id, config in event.configs.items():
             trial = self.trials[trial_id]
             trial.config, trial.phases = config, [Phase(0, config)]
-        for trial_id in event.retried:
+        cut_off = [trial_id for trial_id in event.reopened if self.trials[trial_id].status == "stopped"]
+        for trial_id in [*event.retried, *cut_off]:
             trial = self.trials[trial_id]
             trial.status, trial.reason, trial.error = "pending", "", None
 
