@@ -224,8 +224,12 @@ def _reproduce(reading: Reading) -> list[str]:
     lines.append(f"* Definition: `{reading.folder.definition}`, seed {first.seed}")
     if first.versions:
         lines.append("* Versions: " + ", ".join(f"{name} {version}" for name, version in first.versions.items()))
-    if len(state.drivers) > 1:
-        lines.append(f"* It was resumed {count(len(state.drivers) - 1, 'time')}.")
+    resumed = len(state.drivers) - 1 - len(state.extensions)
+    if resumed > 0:
+        lines.append(f"* It was resumed {count(resumed, 'time')}.")
+    lines += [
+        f"* It was extended: {'; '.join(event.changes) or 'a configuration by hand'}" for event in state.extensions
+    ]
     if state.best is not None and state.best.config:
         lines.append(f"* The best configuration: `{settings(state.best.config)}`")
     return lines

@@ -172,6 +172,7 @@ class ExperimentState:
     """pending, running, finished, interrupted or failed. A driver that was killed leaves ``running``."""
     reason: str = ""
     drivers: list[DriverStarted] = field(default_factory=list)
+    extensions: list[Extended] = field(default_factory=list)
     trials: dict[str, TrialState] = field(default_factory=dict)
     best: TrialState | None = None
     best_at: float = 0.0
@@ -329,6 +330,7 @@ class ExperimentState:
         self.budget = event.budget
 
     def _extended(self, event: Extended) -> None:
+        self.extensions.append(event)
         for trial_id, config in event.configs.items():
             trial = self.trials[trial_id]
             trial.config, trial.phases = config, [Phase(0, config)]
