@@ -18,7 +18,7 @@ from raytuner.engine.proposals import Proposals
 from raytuner.engine.shelf import Shelf
 from raytuner.engine.upkeep import INTERRUPTED, Upkeep
 from raytuner.engine.usage import Occupancy
-from raytuner.errors import PlanError, SpaceError
+from raytuner.errors import JournalError, PlanError, SpaceError
 from raytuner.journal import (
     CheckpointRemoved,
     CheckpointWritten,
@@ -85,6 +85,8 @@ class Conductor:
         self.warnings: list[str] = []
         self.fatal: str | None = None
         """Why going on makes no sense, such as a training module that cannot be imported."""
+        self.unwritable: JournalError | None = None
+        """Why the record could not be kept any more; Ray Tune makes text of what it is told."""
         self._journal = journal
         self._sign = -1.0 if self.experiment.objective.mode == "max" else 1.0
         self._running: dict[str, int] = {}
@@ -719,8 +721,13 @@ class Conductor:
     # -- the record -------------------------------------------------------------------------------------------------
 
     def record(self, event: Event) -> None:
-        """Append the event to the journal, and take it into the state."""
-        self.state.apply(self._journal.append(event))
+        """Append the event to the journal, and take it into the state. Raises JournalError where that is given up."""
+        try:
+            written = self._journal.append(event)
+        except JournalError as error:
+            self.unwritable = error
+            raise
+        self.state.apply(written)
 
 
 def _undone_ends(events: Iterable[Event]) -> set[int]:

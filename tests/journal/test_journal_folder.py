@@ -1,5 +1,6 @@
 """The folder of an experiment, and its lock."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from raytuner.journal import (
     JournalWriter,
     Lock,
     TrialStarted,
+    write_whole,
 )
 
 HOLDER = """
@@ -91,3 +93,17 @@ def test_paths_of_the_record_are_read_as_they_are_called_here(tmp_path: Path) ->
     written, started, afresh, removed = JournalReader(new / "journal").read()
     assert written.path == started.checkpoint == removed.path == str(new / path)
     assert afresh.checkpoint is None
+
+
+def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "experiment.yaml"
+    write_whole(file, "before")
+
+    def full(self: Path, *arguments: object, **options: object) -> None:
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(JournalError, match=r"experiment.yaml: the file must be writable: No space left on device"):
+        write_whole(file, "after")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
