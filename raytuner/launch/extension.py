@@ -92,7 +92,7 @@ def plan_extension(
     retried = [trial.id for trial in state.trials.values() if retry_failed and trial.status == "failed"]
     reopened, notes = _reopened(state, before, after, configs)
     cut_off = _cut_off_by_budget(state)
-    notes += [f"{len(cut_off)} trial{'s' * (len(cut_off) > 1)} that the budget had cut off go on"] if cut_off else []
+    notes += [f"trials that the budget had cut off, and that go on: {len(cut_off)}"] if cut_off else []
     own = tuple(_own_config(path, after.space) for path in enqueue)
     sentences = [f"{path}: {old} → {new}" for path, (old, new) in changed.items()]
     if not (changed or retried or own):

@@ -38,8 +38,10 @@ SPACE = {"x": {"type": "float", "low": -10.0, "high": 10.0}, "seconds": {"type":
 OBJECTIVE = {"metric": "loss", "mode": "min", "max_steps": 3}
 
 
-def made(tmp_path: Path, root: Path = HERE, **fields: Any) -> Folder:
-    """The folder of an experiment of two trials, as if it had run: one has finished, one has failed."""
+def made(tmp_path: Path, root: Path = HERE, *, cut_off: str = "", **fields: Any) -> Folder:
+    """The folder of an experiment of two trials, as if it had run: one has finished, one has failed, or was
+    stopped for the reason ``cut_off``.
+    """
     definition = {
         "name": "own",
         "train": "objectives:curve",
@@ -58,13 +60,13 @@ def made(tmp_path: Path, root: Path = HERE, **fields: Any) -> Folder:
     journal = JournalWriter(folder.journal)
     journal.append(_driver_started(plan, 1))
     error = {"kind": "error", "message": "ValueError: no", "traceback": ""}
-    for trial, status in (("000001", "finished"), ("000002", "failed")):
+    for trial, status in (("000001", "finished"), ("000002", "stopped" if cut_off else "failed")):
         journal.append(TrialAsked(trial=trial, config={"x": float(trial), "seconds": 0.0}))
         journal.append(TrialStarted(trial=trial, attempt=1))
         for step in (1, 2, 3):
             journal.append(Reported(trial=trial, attempt=1, step=step, metrics={"loss": 1.0}))
         failed = error if status == "failed" else None
-        journal.append(TrialEnded(trial=trial, attempt=1, status=status, step=3, reason="", error=failed))
+        journal.append(TrialEnded(trial=trial, attempt=1, status=status, step=3, reason=cut_off, error=failed))
     journal.append(DriverEnded(status="finished", reason="the budget is used up"))
     journal.close()
     return folder
@@ -109,6 +111,15 @@ def test_more_of_a_budget_without_that_limit(tmp_path: Path, capsys: pytest.Capt
     assert "--trials: the budget has no limit of trials to add to, got +4; give a whole" in capsys.readouterr().err
     assert main(["extend", str(folder.path), "--trials", "1"]) == 2
     assert "beyond None" not in capsys.readouterr().err
+
+
+def test_what_the_time_had_cut_off_goes_on_with_more_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = made(tmp_path, cut_off="the time budget is used up", budget={"trials": 4, "time": 1e-6})
+    assert main(["extend", str(folder.path), "--trials", "+4"]) == 2
+    assert "budget.time: must be more than what is used up already" in capsys.readouterr().err
+    extension = plan_extension(folder, time="+1h")
+    assert (extension.event.reopened, extension.event.anew) == (["000002"], False)
+    assert "trials that the budget had cut off, and that go on: 1" in extension.notes
 
 
 @pytest.mark.parametrize("died", ["staged", "on record", "in the middle"])
