@@ -11,7 +11,7 @@ from typing import Any
 
 from raytuner.journal import Folder
 
-__all__ = ["Request", "is_stop", "take_requests"]
+__all__ = ["Request", "is_configuration", "is_stop", "take_requests"]
 
 Request = dict[str, Any]
 
@@ -19,6 +19,11 @@ Request = dict[str, Any]
 def is_stop(request: Request) -> bool:
     """Whether it asks for the end of the experiment, or of a trial."""
     return "stop" in request
+
+
+def is_configuration(request: Request) -> bool:
+    """Whether it asks for a configuration to be tried."""
+    return isinstance(request.get("enqueue"), dict)
 
 
 def take_requests(folder: Folder, wanted: Callable[[Request], bool] = lambda request: True) -> list[Request]:

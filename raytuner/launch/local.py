@@ -24,7 +24,7 @@ from raytuner.definition import Experiment
 from raytuner.definition import load as load_definition
 from raytuner.disk import has_room
 from raytuner.engine.conductor import Conductor
-from raytuner.engine.requests import Request, is_stop, take_requests
+from raytuner.engine.requests import is_configuration, is_stop, take_requests
 from raytuner.engine.runner import Engine, Interrupt, connect
 from raytuner.engine.shelf import StoreShelf
 from raytuner.engine.snapshot import changed_since
@@ -47,7 +47,6 @@ from raytuner.launch.progress import Progress
 from raytuner.launch.summary import print_summary
 from raytuner.plan import Machine, Plan
 from raytuner.plan import compile as compile_plan
-from raytuner.space import Config
 from raytuner.storage import Mirror, is_address, split, work_folder
 from raytuner.tracking import Tracker, start_tracker
 
@@ -202,10 +201,9 @@ def drive(
             create(plan, folder, partial(console.print, soft_wrap=True))
         elif settle(folder) and extension is None:
             plan = plan_of(folder)
-        left = take_requests(folder)  # by the driver before; its stops were meant for it alone
-        with _mirrored(plan, folder, console, interrupt, left) as mirror:
-            enqueued = [request["enqueue"] for request in left if not is_stop(request)]
-            return _drive(plan, folder, console, interrupt, mirror, extension, enqueued)
+        take_requests(folder, is_stop)  # left by the driver before, for which they were meant
+        with _mirrored(plan, folder, console, interrupt) as mirror:
+            return _drive(plan, folder, console, interrupt, mirror, extension)
 
 
 def _drive(
@@ -215,7 +213,6 @@ def _drive(
     interrupt: Interrupt,
     mirror: Mirror | None,
     extension: Extension | None,
-    enqueued: list[Config],
 ) -> ExperimentState:
     """Take up what is on record, and go on from there. The folder, and the store, are this driver's alone."""
     reader = JournalReader(folder.journal)
@@ -236,7 +233,8 @@ def _drive(
             for note in extension.notes:
                 console.print(f"  {note}", highlight=False, soft_wrap=True)
         conductor.take_over()
-        for config in (*enqueued, *(extension.enqueue if extension is not None else ())):
+        left = [request["enqueue"] for request in take_requests(folder, is_configuration)]
+        for config in (*left, *(extension.enqueue if extension is not None else ())):
             conductor.try_asked(config)
         engine = Engine(plan, folder, conductor, interrupt, mirror)
         journal.on_full = lambda path: conductor.wait_for_room() and interrupt.reason is None
@@ -277,13 +275,8 @@ def _waiting_for_room(console: Console, interrupt: Interrupt) -> Callable[[Path]
 
 
 @contextlib.contextmanager
-def _mirrored(
-    plan: Plan, folder: Folder, console: Console, interrupt: Interrupt, left: list[Request]
-) -> Iterator[Mirror | None]:
-    """Keep the object store alike, where the experiment lies in one; first of all, be the only one who does.
-
-    left: takes what was asked for there before.
-    """
+def _mirrored(plan: Plan, folder: Folder, console: Console, interrupt: Interrupt) -> Iterator[Mirror | None]:
+    """Keep the object store alike, where the experiment lies in one; first of all, be the only one who does."""
     if not is_address(plan.storage):
         yield None
         return
@@ -294,7 +287,7 @@ def _mirrored(
         plan.storage, folder.path, cursors=elsewhere, say=say, keep_waiting=lambda: interrupt.reason == asked
     )
     mirror.start()
-    left += take_requests(folder)
+    take_requests(folder, is_stop)  # as in ``drive``, of those that the store held
     try:
         mirror.flush()  # the nodes need the code
         yield mirror
