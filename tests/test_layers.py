@@ -32,6 +32,7 @@ MAY_KNOW = {
     "analysis": {"errors", "storage", "journal", "training"},
     "launch": {
         "errors",
+        "disk",
         "storage",
         "space",
         "definition",

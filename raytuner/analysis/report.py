@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from raytuner.analysis.reading import Reading
 from raytuner.analysis.status import failure_groups
 from raytuner.analysis.text import count, duration, markdown_table, number, settings, value_text
 from raytuner.analysis.usage import usage, usage_lines
-from raytuner.journal import Folder, TrialState
+from raytuner.journal import Folder, TrialState, write_whole
 
 __all__ = ["report", "write_report"]
 
@@ -37,10 +36,8 @@ def report(folder: Folder) -> str:
 
 
 def write_report(folder: Folder) -> Path:
-    """Write the page to the experiment's folder, whole or not at all; where it lies."""
-    temporary = folder.report.with_name(f".{folder.report.name}.{os.getpid()}")
-    temporary.write_text(report(folder), encoding="utf-8")
-    temporary.replace(folder.report)
+    """Write the page to the experiment's folder; where it lies. Raises JournalError where it cannot be written."""
+    write_whole(folder.report, report(folder))
     return folder.report
 
 
@@ -229,8 +226,12 @@ def _reproduce(reading: Reading) -> list[str]:
     lines.append(f"* Definition: `{reading.folder.definition}`, seed {first.seed}")
     if first.versions:
         lines.append("* Versions: " + ", ".join(f"{name} {version}" for name, version in first.versions.items()))
-    if len(state.drivers) > 1:
-        lines.append(f"* It was resumed {count(len(state.drivers) - 1, 'time')}.")
+    resumed = len(state.drivers) - 1 - len(state.extensions)
+    if resumed > 0:
+        lines.append(f"* It was resumed {count(resumed, 'time')}.")
+    lines += [
+        f"* It was extended: {'; '.join(event.changes) or 'a configuration by hand'}" for event in state.extensions
+    ]
     if state.best is not None and state.best.config:
         lines.append(f"* The best configuration: `{settings(state.best.config)}`")
     return lines

@@ -90,6 +90,10 @@ def status_lines(folder: Folder) -> list[str]:
         ("failed", f"{count(failure['trials'], 'trial')}, such as {failure['example']}: {failure['reason']}")
         for failure in found["failures"][:_REASONS]
     ]
+    if len(found["failures"]) > _REASONS:
+        rest = found["failures"][_REASONS:]
+        trials = count(sum(failure["trials"] for failure in rest), "trial")
+        rows.append(("", f"and {trials} for {count(len(rest), 'other reason')}"))
     tracking = found["tracking"]
     # A tracker that works is always a second or two behind.
     if tracking is not None and (tracking["error"] or (tracking["behind"] and found["status"] != "running")):

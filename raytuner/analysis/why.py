@@ -15,6 +15,7 @@ from raytuner.journal import (
     DriverStarted,
     Event,
     Exploited,
+    Extended,
     Folder,
     JournalReader,
     Retried,
@@ -109,6 +110,9 @@ class _Story:
         if isinstance(event, DriverStarted | DriverEnded):
             self._driver(event)
             return
+        if isinstance(event, Extended):
+            self._extension(event)
+            return
         if isinstance(event, Exploited) and event.source == self.trial.id != event.trial:
             text = f"its state after step {event.source_step} was taken over by trial {event.trial}"
             self._add(event, event.source_step, text)
@@ -152,6 +156,15 @@ class _Story:
             self._add(event, 0, f"driver {event.driver} took over: the one before was gone without a word")
             self._open = False
         self._ended = isinstance(event, DriverEnded)
+
+    def _extension(self, event: Extended) -> None:
+        if self.trial.id in event.configs:
+            text = f"the experiment was extended: its configuration is {settings(event.configs[self.trial.id])} now"
+            self._add(event, 0, text)
+        if self.trial.id in event.reopened:
+            self._add(event, 0, f"the experiment was extended ({'; '.join(event.changes)}): it may go on")
+        if self.trial.id in event.retried:
+            self._add(event, 0, "the experiment was extended: it starts again, as failed trials were asked to")
 
     def _proposal(self, event: TrialAsked) -> str:
         if event.source == "defaults":

@@ -136,9 +136,12 @@ class Experiment(BaseModel):
         return any(isinstance(part, OutsideOptions) for part in (self.search, self.scheduler))
 
     @classmethod
-    def from_yaml(cls, text: str) -> Experiment:
-        """The experiment of a YAML text. Raises DefinitionError with every problem, each with its line."""
-        document = read_yaml(text, "<text>")
+    def from_yaml(cls, text: str, source: str = "<text>") -> Experiment:
+        """The experiment of a YAML text. Raises DefinitionError with every problem, each with its line.
+
+        source: where the text is from, for messages.
+        """
+        document = read_yaml(text, source)
         experiment, problems = check(document)
         if experiment is None or problems or document.problems:
             raise DefinitionError(document.locate(problems))

@@ -20,14 +20,21 @@ from raytuner.errors import DefinitionError, Problem
 __all__ = ["find_experiment_code", "load", "to_plain", "to_yaml"]
 
 
-def load(path: str | os.PathLike[str], overrides: Sequence[str] = (), import_root: Path | None = None) -> Experiment:
+def load(
+    path: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    import_root: Path | None = None,
+    *,
+    text: str | None = None,
+) -> Experiment:
     """The experiment of a file, with ``key.path=value`` overrides put in.
 
     The code that it names is looked for below ``import_root`` (by default the root of the file), but not
-    imported. Raises DefinitionError with everything that is wrong.
+    imported. text: what the file would say, where it is not to be read. Raises DefinitionError with everything that
+    is wrong.
     """
     file = Path(path)
-    text = _read_text(file)
+    text = _read_text(file) if text is None else text
     root = import_root or import_root_of(file)
     document = read_yaml(text, str(path))
     if overrides and isinstance(document.data, dict):

@@ -19,7 +19,7 @@ from raytuner.engine.proposals import Proposals
 from raytuner.engine.shelf import Shelf
 from raytuner.engine.upkeep import Upkeep
 from raytuner.engine.usage import Occupancy
-from raytuner.errors import PlanError, SpaceError
+from raytuner.errors import JournalError, PlanError, SpaceError
 from raytuner.journal import (
     CheckpointRemoved,
     CheckpointWritten,
@@ -39,13 +39,13 @@ from raytuner.journal import (
     TrialStarted,
     TrialState,
 )
-from raytuner.journal.state import EXPLOIT, INTERRUPTED
+from raytuner.journal.state import EXPLOIT, INTERRUPTED, failure_way
 from raytuner.plan import Needs, Plan
 from raytuner.schedulers import Decision, Exploit
 from raytuner.search import Observation, Search, Status
 from raytuner.training.trial import TrialSpec
 
-__all__ = ["GOING_AWAY", "Conductor"]
+__all__ = ["GOING_AWAY", "LOST_ATTEMPTS", "NOT_ITS_FAULT", "USED_UP", "Conductor"]
 
 LOST_ATTEMPTS = 3
 """How often a trial is started again after it was lost without another step done in between, in one driver's time."""
@@ -54,6 +54,8 @@ NOT_ITS_FAULT = ("lost", "disk", "killed")
 GOING_AWAY = "its node is going away"
 SHOWN_CHARACTERS = 300
 """How much of a long error is told where its trial's log has all of it."""
+USED_UP = "is used up"
+"""How the reason ends of a trial that the budget has cut off."""
 AHEAD_SLOTS = 4
 """Slots from which on a proposal is prepared before one is free: with three trials under way, of which the search does
 not know the end either, one more changes little. With one slot, each proposal knows all trials before."""
@@ -86,6 +88,8 @@ class Conductor:
         self.warnings: list[str] = []
         self.fatal: str | None = None
         """Why going on makes no sense, such as a training module that cannot be imported."""
+        self.unwritable: JournalError | None = None
+        """Why the record could not be kept any more; Ray Tune makes text of what it is told."""
         self._journal = journal
         self._sign = -1.0 if self.experiment.objective.mode == "max" else 1.0
         self._running: dict[str, int] = {}
@@ -125,7 +129,8 @@ class Conductor:
         if anew:
             self._replay_earlier(events[: anew[-1] + 1])
             del events[: anew[-1] + 1]
-        for event in events:
+        undone = _undone_ends(events)
+        for number, event in enumerate(events):
             self.state.apply(event)
             match event:
                 case TrialAsked():
@@ -166,7 +171,7 @@ class Conductor:
                 case TrialEnded():
                     self._unfollowed.pop(event.trial, None)
                     self._interrupted.discard(event.trial)
-                    if event.reason.startswith(INTERRUPTED):
+                    if event.reason.startswith(INTERRUPTED) or number in undone:
                         self._interrupted.add(event.trial)
                     else:
                         if event.trial in self._exploits:
@@ -377,6 +382,13 @@ class Conductor:
         self._queue.append(trial_id)
         return trial_id
 
+    def try_asked(self, config: dict[str, Any]) -> None:
+        """``enqueue``, for a request that nobody waits for any more: a warning says where it cannot be done."""
+        try:
+            self.enqueue(config)
+        except SpaceError as error:
+            self.warnings.append(f"a configuration that was asked for cannot be tried: {error}")
+
     def _attempt(self, trial: TrialState) -> TrialSpec | None:
         """The next attempt of a trial; None when it can never run, which is on record then."""
         attempt = trial.attempt + 1
@@ -584,7 +596,7 @@ class Conductor:
         enough = self.experiment.give_up_after
         if enough is None or len(ended) < enough:
             return
-        if self.state.best is None and len({_way(trial) for trial in ended}) == 1:
+        if len({(trial.status, failure_way(trial.error)) for trial in ended}) == 1:
             self._give_up_all(
                 f"the first {len(ended)} trials all failed in the same way, the last one so: {ended[-1].reason}; "
                 "mend the training code and start again, or say how many may with give_up_after"
@@ -668,6 +680,20 @@ class Conductor:
         step = max(trial.step, 1)
         self.proposals.tell(Observation(trial.id, trial.config, step=step, value=value, status=status))
 
+    def stop_trial(self, trial_id: str, reason: str) -> bool:
+        """End a trial; False where an attempt of it runs, which has to be asked."""
+        trial = self.state.trials.get(trial_id)
+        if trial is None or trial_id in self._running:
+            return False
+        if not trial.ended:
+            if trial_id in self._queue:
+                self._queue.remove(trial_id)
+            step, attempt = trial.step, trial.attempt
+            self.record(TrialEnded(trial=trial_id, attempt=attempt, status="stopped", step=step, reason=reason))
+            self._learn_end(trial)
+            self._upkeep.retire()
+        return True
+
     def stop(self, reason: str, status: str = "finished") -> None:
         """Start nothing any more. What runs is asked to end by whoever holds the line to the slots."""
         self.thinking = False  # or nobody waits for it any more
@@ -702,9 +728,9 @@ class Conductor:
         """Which budget of time or GPU-hours is used up, as a sentence; empty while none is."""
         time_limit, gpu_hours = self.experiment.budget.time, self.experiment.budget.gpu_hours
         if time_limit is not None and self.time_used >= time_limit:
-            return "the time budget is used up"
+            return f"the time budget {USED_UP}"
         if gpu_hours is not None and self.state.gpu_hours + self.usage.unrecorded / 3600 >= gpu_hours:
-            return f"the budget of {gpu_hours:g} GPU-hours is used up"
+            return f"the budget of {gpu_hours:g} GPU-hours {USED_UP}"
         return ""
 
     def wait_for_room(self) -> bool:
@@ -715,8 +741,13 @@ class Conductor:
     # -- the record -------------------------------------------------------------------------------------------------
 
     def record(self, event: Event) -> None:
-        """Append the event to the journal, and take it into the state."""
-        self.state.apply(self._journal.append(event))
+        """Append the event to the journal, and take it into the state. Raises JournalError where that is given up."""
+        try:
+            written = self._journal.append(event)
+        except JournalError as error:
+            self.unwritable = error
+            raise
+        self.state.apply(written)
 
 
 def _structural(config: dict[str, Any], theirs: dict[str, Any], said: str) -> list[str]:
@@ -728,7 +759,13 @@ def _structural(config: dict[str, Any], theirs: dict[str, Any], said: str) -> li
     return [name for name in changed if {str(config[name]), str(theirs.get(name))} <= sizes] or changed
 
 
-def _way(trial: TrialState) -> tuple[str, str]:
-    """The way in which a trial has failed: the kind of its error, and what stands before the details."""
-    error = trial.error or {}
-    return str(error.get("kind", "")), str(error.get("message", "")).partition(":")[0]
+def _undone_ends(events: Iterable[Event]) -> set[int]:
+    """The places of ends that an extension has undone since: as if the budget had reached so far from the start."""
+    last: dict[str, int] = {}
+    undone: set[int] = set()
+    for number, event in enumerate(events):
+        if isinstance(event, TrialEnded):
+            last[event.trial] = number
+        elif isinstance(event, Extended):
+            undone.update(last[trial] for trial in event.reopened if trial in last)
+    return undone

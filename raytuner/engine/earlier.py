@@ -37,6 +37,7 @@ class Earlier:
         """Tell search and scheduler of every trial; returns the reopened ones that go on at once."""
         sign = -1.0 if self._state.mode == "max" else 1.0
         trials = self._state.trials.values()
+        reopened = [trial for trial in extended.reopened if not cut_off(self._state.trials[trial])]
         for trial in trials:
             if trial.source == "user":
                 proposals.tell(Observation(trial.id, trial.config, step=0, value=None, status="pending"))
@@ -53,11 +54,11 @@ class Earlier:
                 proposals.tell(told)
             judged = last if scheduler.compares == "last" else best
             known = {step: sign * value for step, value in judged.items()}
-            over = trial.ended and not cut_off(trial) and trial.id not in extended.reopened
+            over = trial.ended and not cut_off(trial) and trial.id not in reopened
             scheduler.adopt(trial.id, known, ended=over)
-            if over or trial.status == "paused" or trial.id in extended.reopened:
+            if over or trial.status == "paused" or trial.id in reopened:
                 self._tell_end(trial, proposals, sign, over=over)
-        return [trial for trial in extended.reopened if scheduler.readmit(trial, self._state.trials[trial].step)]
+        return [trial for trial in reopened if scheduler.readmit(trial, self._state.trials[trial].step)]
 
     def _values(self, trial: TrialState, steps: list[int]) -> tuple[dict[int, float], dict[int, float]]:
         """At each of these steps, what the trial's value was by then, and what it had reported last."""

@@ -18,7 +18,7 @@ from raytuner.engine.serverclient import Process, ServerClient, ServerSpec
 from raytuner.errors import TrialError
 from raytuner.training.trial import TrialSpec
 
-__all__ = ["BATCH_SECONDS", "Host", "ProcessHost", "StopRequest"]
+__all__ = ["BATCH_SECONDS", "FROM_OUTSIDE", "Host", "ProcessHost", "StopRequest"]
 
 BATCH_SECONDS = 1.0
 """A batch is sent at least this often while a trial reports."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import logging
 import os
 import secrets
@@ -16,26 +15,26 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raytuner.definition import AUTO
-from raytuner.engine.conductor import GOING_AWAY, Conductor
+from raytuner.engine.conductor import GOING_AWAY, LOST_ATTEMPTS, NOT_ITS_FAULT, Conductor
 from raytuner.engine.mps import PROGRAM
 from raytuner.engine.nodes import HEAD, autoscaler
+from raytuner.engine.requests import Request, is_stop, take_requests
 from raytuner.engine.serverclient import ServerSpec, ensure_server
 from raytuner.engine.snapshot import search_path
-from raytuner.errors import LaunchError, SpaceError
+from raytuner.errors import LaunchError
 from raytuner.journal import Folder, Tested
 from raytuner.plan import Machine, Node, Plan
 from raytuner.storage import Mirror
 from raytuner.training.trial import TrialSpec
 
 if TYPE_CHECKING:
-    from ray.tune import PlacementGroupFactory
+    from ray.tune import PlacementGroupFactory, Tuner
 
 __all__ = ["Engine", "Interrupt", "connect", "own_machine"]
 
@@ -43,6 +42,7 @@ ADAPTERS = {
     "ray_function": "raytuner.engine.raycode:adapt_function",
     "ray_class": "raytuner.engine.raycode:adapt_class",
 }
+STOPPED = "stopped by `raytuner stop`"
 TICK_SECONDS = 0.1
 SLOTS_SECONDS = 3.0
 """How often the cluster is looked at."""
@@ -65,6 +65,20 @@ class Interrupt:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, self._on_signal)
+
+    @contextlib.contextmanager
+    def in_front(self) -> Iterator[None]:
+        """Keep our handler of SIGTERM while Ray comes up, which would put one there that leaves the process at once."""
+        install = signal.signal
+
+        def all_but_sigterm(number: int, handler: Any) -> Any:
+            return signal.getsignal(number) if number == signal.SIGTERM else install(number, handler)
+
+        signal.signal = all_but_sigterm  # type: ignore[assignment]  # which is what it stands in for
+        try:
+            yield
+        finally:
+            signal.signal = install
 
     def _on_signal(self, number: int, frame: object) -> None:
         if self.reason is not None:
@@ -148,14 +162,15 @@ class Engine:
             if not ray.is_initialized():
                 self._own_ray = True
                 machine = self.plan.machine
-                ray.init(
-                    address="local",
-                    num_cpus=machine.cpus,
-                    num_gpus=machine.gpus,
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                )
+                with self.interrupt.in_front():
+                    ray.init(
+                        address="local",
+                        num_cpus=machine.cpus,
+                        num_gpus=machine.gpus,
+                        include_dashboard=False,
+                        log_to_driver=False,
+                        logging_level=logging.ERROR,
+                    )
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise LaunchError(f"Ray could not be started on this machine: {error}") from error
         finally:
@@ -170,9 +185,9 @@ class Engine:
         if self._server is not None:
             self._server.result()  # raises what kept it from starting
         self.timings["ray_init"] = time.monotonic() - began
-        self.interrupt.install()  # Ray has put its own handlers there
-        if self.interrupt.reason is not None:
-            self.conductor.stop(self.interrupt.reason, "interrupted")
+        self._look_for_interruptions()
+        if spent := self.conductor.used_up():
+            self.conductor.stop(spent)
         import ray
 
         from raytuner.engine.control import ControlServer
@@ -224,13 +239,21 @@ class Engine:
             )
             # Not earlier: until here the processors are busy with what the first trial waits for.
             threading.Thread(target=self.conductor.search.warm_up, name="import-search", daemon=True).start()
-            tuner.fit()
+            self._run_tuner(tuner)
             self.conductor.account(last=True)
             if not self.conductor.proposals.asking:
                 self.conductor.proposals.settled()  # it may have failed over the last result
         finally:
             self.conductor.proposals.close()
             shutil.rmtree(scratch, ignore_errors=True)
+
+    def _run_tuner(self, tuner: Tuner) -> None:
+        try:
+            tuner.fit()
+        except Exception:
+            if self.conductor.unwritable is not None:
+                raise self.conductor.unwritable from None
+            raise
 
     def _bundles(self, spec: TrialSpec) -> PlacementGroupFactory:
         """What Ray is asked for: a bundle for each process of the trial."""
@@ -254,13 +277,10 @@ class Engine:
         self._last_tick = now
         conductor = self.conductor
         conductor.account()
-        if self.interrupt.reason is not None:
-            conductor.stop(self.interrupt.reason, "interrupted")
-        elif self.mirror is not None and self.mirror.lost:
-            conductor.stop("another driver has taken the experiment over", "interrupted")
-        elif spent := conductor.used_up():
+        if spent := conductor.used_up():
             conductor.stop(spent)
-        for request in self._requests():
+        self._look_for_interruptions()
+        for request in take_requests(self.folder):
             self._carry_out(request)
         if conductor.stopping is None:
             conductor.proposals.check()
@@ -276,27 +296,20 @@ class Engine:
                 for attempt in conductor.leave(node):
                     self._control.stop(attempt, GOING_AWAY, by)
 
-    def _requests(self) -> list[dict[str, Any]]:
-        """What was asked for from another shell, the earliest first."""
-        found: list[dict[str, Any]] = []
-        with contextlib.suppress(FileNotFoundError):
-            for entry in sorted(os.scandir(self.folder.control), key=lambda entry: entry.name):
-                with contextlib.suppress(OSError, ValueError):
-                    found.append(json.loads(Path(entry.path).read_text()))
-                os.unlink(entry.path)
-        return found
+    def _look_for_interruptions(self) -> None:
+        if self.interrupt.reason is not None:
+            self.conductor.stop(self.interrupt.reason, "interrupted")
+        elif self.mirror is not None and self.mirror.lost:
+            self.conductor.stop("another driver has taken the experiment over", "interrupted")
 
-    def _carry_out(self, request: dict[str, Any]) -> None:
+    def _carry_out(self, request: Request) -> None:
         match request:
             case {"stop": None}:
-                self.conductor.stop("stopped by `raytuner stop`", "interrupted")
-            case {"stop": str(trial)}:
-                self._control.stop(trial, "stopped by `raytuner stop`")
+                self.conductor.stop(STOPPED, "interrupted")
+            case {"stop": str(trial)} if not self.conductor.stop_trial(trial, STOPPED):
+                self._control.stop(trial, STOPPED)
             case {"enqueue": dict(config)}:
-                try:
-                    self.conductor.enqueue(config)
-                except SpaceError as error:
-                    self.conductor.warnings.append(f"a configuration that was asked for cannot be tried: {error}")
+                self.conductor.try_asked(config)
 
     # -- the final check --------------------------------------------------------------------------------------------
 
@@ -318,14 +331,30 @@ class Engine:
             )
             return
         spec = conductor.spec_for_test(best, checkpoint.path)
-        result = run_test_on_cluster(
-            self._job,
-            spec,
-            resources=self._bundles(spec).bundles[0],
-            labels=experiment.resources.labels,
-            keep_waiting=lambda: self.interrupt.reason is None,
-        )
-        conductor.record(Tested(trial=best.id, step=step, **result))
+        left = LOST_ATTEMPTS
+        while True:
+            result = run_test_on_cluster(
+                self._job,
+                spec,
+                resources=self._bundles(spec).bundles[0],
+                labels=experiment.resources.labels,
+                keep_waiting=self._keep_testing,
+            )
+            if result is None:
+                return  # a resume tests it
+            left -= 1
+            if left < 0 or result["error"] is None or result["error"]["kind"] not in NOT_ITS_FAULT:
+                conductor.record(Tested(trial=best.id, step=step, **result))
+                return
+            conductor.warnings.append(f"{result['error']['message']}; it starts again")
+
+    def _keep_testing(self) -> bool:
+        self._look_for_interruptions()
+        for request in take_requests(
+            self.folder, is_stop
+        ):  # no trial starts any more: the others are the next driver's
+            self._carry_out(request)
+        return self.conductor.stop_status == "finished"
 
     # -- ending -----------------------------------------------------------------------------------------------------
 

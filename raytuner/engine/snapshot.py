@@ -67,7 +67,9 @@ def changed_since(snapshot: Path) -> list[str]:
     root, before = Path(manifest["root"]), manifest["files"]
     if not root.is_dir() or (root / PACKAGE_MARK).exists():
         return []  # there is no working tree any more; what was sent to a cluster does not change
-    files = _python_files(root, [Path(path) for path in manifest["without"]])
+    moved = snapshot.parent.resolve()  # the experiment's folder, wherever it was put since
+    without = [Path(path) for path in manifest["without"]] + [moved] * (not root.is_relative_to(moved))
+    files = _python_files(root, without)
     now = {path.as_posix(): _sum(root / path) for path in files}
     return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
 

@@ -19,7 +19,7 @@ from raytuner.journal.events import (
     TrialStarted,
     Usage,
 )
-from raytuner.journal.folder import Folder, Lock
+from raytuner.journal.folder import Folder, Lock, write_whole
 from raytuner.journal.log import Cursor, JournalReader, JournalWriter, events_beyond
 from raytuner.journal.state import Checkpoint, ExperimentState, Fold, Phase, Step, TrialState, replay
 
@@ -54,4 +54,5 @@ __all__ = [
     "Usage",
     "events_beyond",
     "replay",
+    "write_whole",
 ]

@@ -82,7 +82,7 @@ class Extended(Event):
     configs: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By their ids, the trials that have other parameters from here on."""
     reopened: list[str] = field(default_factory=list)
-    """Trials that had done all their steps, and may go on, since there are more now."""
+    """Trials that may go on: they had done all their steps, and there are more now; or the budget had cut them off."""
     retried: list[str] = field(default_factory=list)
     """Failed trials that start again."""
 

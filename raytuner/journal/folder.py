@@ -6,6 +6,7 @@ import fcntl
 import os
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,18 @@ from raytuner.storage import (
     work_folder,
 )
 
-__all__ = ["Folder", "Lock"]
+__all__ = ["Folder", "Lock", "write_whole"]
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, whole or not at all. Raises JournalError where it cannot be written, on a full disk too."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise JournalError(f"{path}: the file must be writable: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True)
@@ -170,7 +182,8 @@ class Lock:
                 f"wait for it, or stop it with `raytuner stop {self._folder.where}`"
             )
         os.ftruncate(fd, 0)
-        os.write(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        with suppress(OSError):  # on a full disk it is held without a name
+            os.write(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         self._file = fd
         return self
 

@@ -17,7 +17,17 @@ from pathlib import Path
 
 from raytuner.disk import means_full
 from raytuner.errors import JournalError
-from raytuner.journal.events import SCHEMA, Event, decode, encode
+from raytuner.journal.events import (
+    SCHEMA,
+    CheckpointRemoved,
+    CheckpointWritten,
+    Event,
+    Logged,
+    TrialStarted,
+    decode,
+    encode,
+)
+from raytuner.journal.folder import Folder
 
 ROOM_SECONDS = 0.5
 """How often a writer that waits for room on the disk tries again."""
@@ -134,11 +144,14 @@ class Cursor:
 class JournalReader:
     """Reads the journal in ``folder`` from a cursor on, as far as it is written, again and again.
 
+    Paths of the experiment's own files come as they are called here, wherever they were written down.
     ``torn`` lists the torn tails that were skipped, as sentences for a person.
     """
 
     def __init__(self, folder: Path, cursor: Cursor | None = None) -> None:
         self._folder = folder
+        self._experiment = Folder(folder.parent)
+        self._here = f"{folder.parent}{os.sep}"
         self.cursor = cursor or Cursor()
         self.torn: list[str] = []
 
@@ -187,7 +200,17 @@ class JournalReader:
             if payload.startswith('{"schema"'):
                 self._check_schema(path, payload)
                 continue
-            yield decode(payload)
+            yield self._placed(decode(payload))
+
+    def _placed(self, event: Event) -> Event:
+        """The event with its path as it is called here."""
+        match event:
+            case CheckpointWritten() | CheckpointRemoved() | Logged() if not event.path.startswith(self._here):
+                return replace(event, path=str(self._experiment.here(event.path)))
+            case TrialStarted(checkpoint=str(checkpoint)) if not checkpoint.startswith(self._here):
+                return replace(event, checkpoint=str(self._experiment.here(checkpoint)))
+            case _:
+                return event
 
     @staticmethod
     def _check(line: bytes) -> str | None:

@@ -43,11 +43,12 @@ def _file(folder: Folder) -> Path:
     return folder.cursors / "state.pickle"
 
 
-def _version(state: ExperimentState) -> tuple[Any, ...]:
+def _version(folder: Folder, state: ExperimentState) -> tuple[Any, ...]:
     from raytuner.journal.state import Checkpoint, Phase, Step, TrialState
 
     parts = (type(state), TrialState, Checkpoint, Phase, Step)
-    return (__version__, SCHEMA, *(tuple(field.name for field in fields(part)) for part in parts))
+    place = str(folder.path)  # what it holds of paths is called so only there
+    return (__version__, SCHEMA, place, *(tuple(field.name for field in fields(part)) for part in parts))
 
 
 def _tail(folder: Folder, cursor: Cursor) -> int | None:
@@ -64,7 +65,7 @@ def save_snapshot(folder: Folder, state: ExperimentState, cursor: Cursor, torn: 
     """Write down a fold without history, as far as the cursor. Does nothing where the folder cannot be written."""
     path = _file(folder)
     data = pickle.dumps(
-        (_version(state), (cursor.segment, cursor.offset), _tail(folder, cursor), torn, state),
+        (_version(folder, state), (cursor.segment, cursor.offset), _tail(folder, cursor), torn, state),
         protocol=pickle.HIGHEST_PROTOCOL,
     )
     with suppress(OSError):
@@ -81,7 +82,7 @@ def load_snapshot(folder: Folder, empty: ExperimentState) -> tuple[ExperimentSta
     try:
         version, place, tail, torn, state = _Unpickler(io.BytesIO(_file(folder).read_bytes())).load()
         cursor = Cursor(*place)
-        if version == _version(empty) and tail is not None and tail == _tail(folder, cursor):
+        if version == _version(folder, empty) and tail is not None and tail == _tail(folder, cursor):
             return state, cursor, torn
     except Exception:  # whatever is wrong with it, the journal is right
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -31,13 +31,19 @@ from raytuner.journal.folder import Folder
 from raytuner.journal.log import JournalReader
 from raytuner.journal.snapshot import load_snapshot, save_snapshot, worth_saving
 
-__all__ = ["Checkpoint", "ExperimentState", "Fold", "Phase", "Step", "TrialState", "replay"]
+__all__ = ["Checkpoint", "ExperimentState", "Fold", "Phase", "Step", "TrialState", "failure_way", "replay"]
 
 EXPLOIT = "exploit"
 """The reason of a checkpoint that a trial took over from another."""
 INTERRUPTED = "interrupted"
 """How the reason begins of a trial that a resume goes on with."""
 ENDED = frozenset({"finished", "stopped", "failed"})
+
+
+def failure_way(error: Mapping[str, Any] | None) -> tuple[str, str]:
+    """The way in which a trial has failed: the kind of its error, and what stands before the details."""
+    error = error or {}
+    return str(error.get("kind", "")), str(error.get("message", "")).partition(":")[0]
 
 
 @dataclass(frozen=True)
@@ -175,6 +181,7 @@ class ExperimentState:
     """pending, running, finished, interrupted or failed. A driver that was killed leaves ``running``."""
     reason: str = ""
     drivers: list[DriverStarted] = field(default_factory=list)
+    extensions: list[Extended] = field(default_factory=list)
     trials: dict[str, TrialState] = field(default_factory=dict)
     best: TrialState | None = None
     best_at: float = 0.0
@@ -342,10 +349,12 @@ class ExperimentState:
         self.budget, self.spares = event.budget, event.spares
 
     def _extended(self, event: Extended) -> None:
+        self.extensions.append(event)
         for trial_id, config in event.configs.items():
             trial = self.trials[trial_id]
             trial.config, trial.phases = config, [Phase(0, config)]
-        for trial_id in event.retried:
+        cut_off = [trial_id for trial_id in event.reopened if self.trials[trial_id].status == "stopped"]
+        for trial_id in [*event.retried, *cut_off]:
             trial = self.trials[trial_id]
             trial.status, trial.reason, trial.error = "pending", "", None
 

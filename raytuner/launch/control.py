@@ -17,6 +17,7 @@ __all__ = ["request_stop", "request_trial"]
 WAIT_SECONDS = 10.0
 LOOK_SECONDS, LOOK_REMOTE_SECONDS = 0.05, 0.5
 NOT_YET = "the driver has not taken the request up yet; it will when it next looks"
+TOO_LATE = "the driver was ending already, and has not taken it up; what goes on with the experiment next tries it"
 
 
 def request_stop(folder: Folder, trial: str | None) -> str:
@@ -31,15 +32,22 @@ def request_stop(folder: Folder, trial: str | None) -> str:
         state = replay(folder, history=False).trials.get(trial)
         if state is None or state.ended:
             what = f"is {state.status}" if state is not None else "does not exist"
-            raise JournalError(f"{folder.where}: only a running trial can be stopped, and {trial} {what}")
-    if not _request(folder, {"stop": trial}):
-        return NOT_YET
-    return f"trial {trial} is being stopped" if trial else "the experiment is being stopped"
+            raise JournalError(f"{folder.where}: only a trial that has not ended can be stopped, and {trial} {what}")
+    if _request(folder, {"stop": trial}):
+        return f"trial {trial} is being stopped" if trial else "the experiment is being stopped"
+    return f"{folder.where}: the experiment has ended by itself" if _is_over(folder) else NOT_YET
 
 
 def request_trial(folder: Folder, config: Mapping[str, Any]) -> str:
     """Ask the driver to try a configuration, which must lie in the space; returns what to tell the user."""
-    return "it is tried next" if _request(folder, {"enqueue": config}) else NOT_YET
+    if _request(folder, {"enqueue": config}):
+        return "it is tried next"
+    return TOO_LATE if _is_over(folder) else NOT_YET
+
+
+def _is_over(folder: Folder) -> bool:
+    """Whether the driver has come to its end, or is gone."""
+    return replay(folder, history=False).status != "running" or not Lock(folder).held_by_other()
 
 
 def _request(folder: Folder, request: dict[str, Any]) -> bool:

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from raytuner.definition import Experiment, load, read_config, to_plain, to_yaml
+from raytuner.definition import Budget, Experiment, load, read_config, to_plain, to_yaml
+from raytuner.engine.conductor import USED_UP
 from raytuner.errors import DefinitionError, LaunchError, PlanError, Problem
 from raytuner.journal import ExperimentState, Extended, Folder, Lock, TrialState, replay
 from raytuner.launch.control import request_trial
+from raytuner.launch.files import settle
 from raytuner.launch.local import machine, plan_of, storage_and_name
 from raytuner.plan import Plan
 from raytuner.plan import compile as compile_plan
@@ -60,7 +62,7 @@ def plan_extension(
     retry_failed: bool = False,
     enqueue: Sequence[str | os.PathLike[str]] = (),
 ) -> Extension:
-    """What an extension of the experiment in ``folder`` comes to. Writes nothing.
+    """What an extension of the experiment in ``folder`` comes to. Writes nothing but what one before has left to do.
 
     Args:
         file: another definition; the experiment's own, if left out.
@@ -77,16 +79,20 @@ def plan_extension(
             f"{folder.where}: a driver is at work on this experiment, which takes no more than --enqueue meanwhile; "
             "stop it first with `raytuner stop`"
         )
+    with Lock(folder):
+        settle(folder)
     before, state = plan_of(folder), replay(folder, history=False)
     after = _next_plan(folder, file, before, [*overrides, *_budget(before.experiment, trials, time)])
     changed = _changes(to_plain(before.experiment), to_plain(after.experiment))
     anew = any(path == name or path.startswith(f"{name}.") for path in changed for name in ANEW)
     problems = _problems(before, after, state, changed, anew=anew)
-    configs, missing = _configs(state, before.space, after.space, _filled(fill, after))
+    configs, missing = _configs(state, before.space, after.space, _filled(fill, state, after))
     if problems or missing:
         raise PlanError("\n".join(map(str, problems + missing)))
     retried = [trial.id for trial in state.trials.values() if retry_failed and trial.status == "failed"]
     reopened, notes = _reopened(state, before, after, configs)
+    cut_off = _cut_off_by_budget(state)
+    notes += [f"trials that the budget had cut off, and that go on: {len(cut_off)}"] if cut_off else []
     own = tuple(_own_config(path, after.space) for path in enqueue)
     sentences = [f"{path}: {old} → {new}" for path, (old, new) in changed.items()]
     if not (changed or retried or own):
@@ -103,7 +109,7 @@ def plan_extension(
         changes=sentences,
         anew=anew,
         configs=configs,
-        reopened=reopened,
+        reopened=[*reopened, *cut_off],
         retried=retried,
     )
     return Extension(after, event, own, tuple(sentences + notes))
@@ -111,11 +117,10 @@ def plan_extension(
 
 def _next_plan(folder: Folder, file: str | os.PathLike[str] | None, before: Plan, overrides: list[str]) -> Plan:
     source = Path(file) if file is not None else folder.definition
-    if file is None:
-        source.write_text(to_yaml(before.experiment))  # an extension that was cut off may have left another there
+    text = to_yaml(before.experiment) if file is None else None
     root = None if file is not None else before.import_root
     here = storage_and_name(folder)
-    experiment = load(source, overrides, import_root=root).model_copy(update=here)
+    experiment = load(source, overrides, import_root=root, text=text).model_copy(update=here)
     return compile_plan(experiment, file=source if file else before.file, import_root=root, machine=machine())
 
 
@@ -123,14 +128,23 @@ def _budget(experiment: Experiment, trials: str | None, time: str | None) -> lis
     """The overrides that ``--trials`` and ``--time`` come to."""
     from raytuner.definition import parse_duration
 
+    budget = experiment.budget
     found = []
     if trials is not None:
-        so_far = experiment.budget.trials or 0
-        found.append(f"budget.trials={so_far + int(trials[1:]) if _is_more(trials) else trials}")
+        if _is_more(trials) and budget.trials is None:
+            raise _nothing_to_add_to("--trials", trials, "trials")
+        found.append(f"budget.trials={(budget.trials or 0) + int(trials[1:]) if _is_more(trials) else trials}")
     if time is not None:
-        so_far_time = experiment.budget.time or 0.0
-        found.append(f"budget.time={so_far_time + parse_duration(time[1:]) if time.startswith('+') else time}")
+        more = time.startswith("+")
+        if more and budget.time is None:
+            raise _nothing_to_add_to("--time", time, "time")
+        found.append(f"budget.time={(budget.time or 0.0) + parse_duration(time[1:]) if more else time}")
     return found
+
+
+def _nothing_to_add_to(option: str, given: str, what: str) -> PlanError:
+    rule, remedy = f"the budget has no limit of {what} to add to", f"give a whole budget, as {option} {given[1:]}"
+    return PlanError(str(Problem(option, rule, given, remedy)))
 
 
 def _is_more(text: str) -> bool:
@@ -177,12 +191,26 @@ def _problems(
     asked = sum(trial.source != "user" for trial in state.trials.values())
     if new.budget.trials is not None and new.budget.trials < asked:
         rule = "must be no less than the trials that there are"
-        remedy = f"give more, or --trials +N for N beyond {old.budget.trials}"
+        beyond = f", or --trials +N for N beyond {old.budget.trials}" if old.budget.trials is not None else ""
+        remedy = f"give more{beyond}"
         problems.append(Problem("budget.trials", rule, f"{new.budget.trials} with {asked} trials", remedy))
+    return problems + _used_up(new.budget, state)
+
+
+def _used_up(budget: Budget, state: ExperimentState) -> list[Problem]:
+    """What of the budget has no room left for anything."""
+    rule = "must be more than what is used up already"
+    problems = []
+    if budget.time is not None and budget.time <= state.time_used:
+        got = f"{budget.time:g}s with {state.time_used:.1f}s used"
+        problems.append(Problem("budget.time", rule, got, "give more with --time"))
+    if budget.gpu_hours is not None and budget.gpu_hours <= state.gpu_hours:
+        got = f"{budget.gpu_hours:g} with {state.gpu_hours:.2f} used"
+        problems.append(Problem("budget.gpu_hours", rule, got, "give more with --set budget.gpu_hours=N"))
     return problems
 
 
-def _filled(fill: Sequence[str], after: Plan) -> dict[str, Any]:
+def _filled(fill: Sequence[str], state: ExperimentState, after: Plan) -> dict[str, Any]:
     """The values for what earlier trials don't have: as given, else the defaults'."""
     import yaml
 
@@ -191,6 +219,9 @@ def _filled(fill: Sequence[str], after: Plan) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals or name not in after.space.parameters:
             rule, remedy = "must be name=value of a parameter", f"one of {', '.join(after.space.names)}"
+            raise PlanError(str(Problem("--fill", rule, text, remedy)))
+        if state.trials and all(name in trial.config for trial in state.trials.values()):
+            rule, remedy = "the trials so far have a value of this parameter", "leave it out"
             raise PlanError(str(Problem("--fill", rule, text, remedy)))
         values[name] = yaml.safe_load(value)
     return values
@@ -242,6 +273,11 @@ def _reopened(
     if len(able) < len(done):
         note += "; the others lie outside of the space now, or kept no checkpoint of their last step"
     return able, [note] if done else []
+
+
+def _cut_off_by_budget(state: ExperimentState) -> list[str]:
+    """Trials that time or GPU-hours had cut off; there is more of them now, or the extension is refused."""
+    return [t.id for t in state.trials.values() if t.status == "stopped" and t.reason.endswith(USED_UP)]
 
 
 def _own_config(file: str | os.PathLike[str], space: Space) -> Config:

@@ -10,7 +10,7 @@ import shlex
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from importlib import metadata
@@ -18,17 +18,21 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 
-from raytuner.definition import Experiment, import_from, to_yaml
+from raytuner.definition import Experiment, import_from
 from raytuner.definition import load as load_definition
+from raytuner.disk import has_room
 from raytuner.engine.conductor import Conductor
+from raytuner.engine.requests import is_configuration, is_stop, take_requests
 from raytuner.engine.runner import Engine, Interrupt, connect, own_machine
 from raytuner.engine.shelf import StoreShelf
-from raytuner.engine.snapshot import changed_since, search_path, take_snapshot
+from raytuner.engine.snapshot import changed_since, search_path
 from raytuner.errors import JournalError, LaunchError, PlanError, RaytunerError
 from raytuner.journal import (
     DriverEnded,
     DriverStarted,
+    Event,
     ExperimentState,
     Extended,
     Folder,
@@ -37,12 +41,13 @@ from raytuner.journal import (
     Lock,
     replay,
 )
+from raytuner.launch.files import create, make_folder, refuse_taken, settle, stage
 from raytuner.launch.pack import git_state
 from raytuner.launch.progress import Progress
 from raytuner.launch.summary import print_summary
 from raytuner.plan import Machine, Plan, no_room, smallest
 from raytuner.plan import compile as compile_plan
-from raytuner.storage import Mirror, ObjectStore, is_address, pull, split, work_folder
+from raytuner.storage import Mirror, is_address, split, work_folder
 from raytuner.tracking import Tracker, start_tracker
 
 if TYPE_CHECKING:
@@ -55,6 +60,8 @@ TRACKING_SECONDS = 120.0
 """How long the driver waits at its end for MLflow to catch up."""
 UNANSWERED_SECONDS = 8.0
 """The same, when it does not answer."""
+LOOK_SECONDS = 0.5
+"""How often to look whether a full disk has room again."""
 OURS = ("raytuner", "raytuner/__main__.py")
 PACKAGES = ("raytuner", "ray", "torch", "hyperopt", "mlflow", "numpy")
 
@@ -106,12 +113,21 @@ def plan_of(folder: Folder) -> Plan:
     # The folder may have been moved or renamed since.
     here = storage_and_name(folder)
     extended = [event for event in JournalReader(folder.journal).read() if isinstance(event, Extended)]
-    experiment = (
-        Experiment(**extended[-1].definition) if extended else Experiment.from_yaml(folder.definition.read_text())
-    ).model_copy(update=here)
+    experiment = Experiment(**extended[-1].definition) if extended else _definition(folder)
+    experiment = experiment.model_copy(update=here)
     code = folder.code if folder.code.is_dir() else root
     plan = compile_plan(experiment, file=Path(file) if file else None, import_root=code, machine=machine())
     return replace(plan, import_root=root)
+
+
+def _definition(folder: Folder) -> Experiment:
+    try:
+        text = folder.definition.read_text()
+    except (OSError, ValueError) as error:
+        raise JournalError(
+            f"{folder.definition}: the definition of the experiment is needed and cannot be read: {error}"
+        ) from error
+    return Experiment.from_yaml(text, str(folder.definition))
 
 
 def storage_and_name(folder: Folder) -> dict[str, str]:
@@ -180,7 +196,8 @@ def drive(
     if not resuming:
         plan.build_search()  # what is wrong with it is told before there is a folder
         plan.build_scheduler()
-        _create(plan, folder, console)
+        refuse_taken(plan, folder)
+        make_folder(folder)
     else:
         before = replay(folder, history=False)
         if before.status == "finished" and extension is None:
@@ -190,31 +207,82 @@ def drive(
             return before
     interrupt = Interrupt()
     interrupt.install()
-    with Lock(folder), _mirrored(plan, folder, console, interrupt) as mirror:
-        events = list(JournalReader(folder.journal).read()) if resuming else []
-        with contextlib.closing(JournalWriter(folder.journal)) as journal:
-            state = ExperimentState(history=False)
-            shelf = StoreShelf(folder, mirror) if mirror is not None else None
-            conductor = Conductor(plan, folder, journal, state, shelf)
-            started = _driver_started(plan, journal.segment, conductor.scheduler.spares)
-            if extension is None:
-                conductor.replay(events)
-                conductor.record(started)
-                conductor.warnings += _changed(folder) if resuming else []
-            else:
-                _replace(plan, folder)
-                new = (started, extension.event)
-                conductor.replay([*events, *map(journal.append, new)])
-                for note in extension.notes:
-                    console.print(f"  {note}", highlight=False, soft_wrap=True)
-            conductor.take_over()
-            for config in extension.enqueue if extension is not None else ():
-                conductor.enqueue(config)
-            engine = Engine(plan, folder, conductor, interrupt, mirror)
-            journal.on_full = lambda path: conductor.wait_for_room() and interrupt.reason is None
-            _go(plan, folder, engine, conductor, console)
-            journal.sync()
+    with Lock(folder):
+        if not resuming:
+            create(plan, folder, partial(console.print, soft_wrap=True))
+        elif settle(folder) and extension is None:
+            plan = plan_of(folder)
+        take_requests(folder, is_stop)  # left by the driver before, for which they were meant
+        with _mirrored(plan, folder, console, interrupt) as mirror:
+            return _drive(plan, folder, console, interrupt, mirror, extension)
+
+
+def _drive(
+    plan: Plan,
+    folder: Folder,
+    console: Console,
+    interrupt: Interrupt,
+    mirror: Mirror | None,
+    extension: Extension | None,
+) -> ExperimentState:
+    """Take up what is on record, and go on from there. The folder, and the store, are this driver's alone."""
+    reader = JournalReader(folder.journal)
+    events = list(reader.read())
+    torn = reader.unread()
+    wait = _waiting_for_room(console, interrupt)
+    with contextlib.closing(JournalWriter(folder.journal, on_full=wait)) as journal:
+        state = ExperimentState(history=False)
+        shelf = StoreShelf(folder, mirror) if mirror is not None else None
+        conductor = Conductor(plan, folder, journal, state, shelf)
+        conductor.warnings += torn
+        if extension is None:
+            conductor.replay(events)
+            conductor.record(_driver_started(plan, journal.segment))
+            conductor.warnings += _changed(folder) if events else []
+        else:
+            conductor.replay([*events, *_put_on_record(extension, folder, journal, wait)])
+            for note in extension.notes:
+                console.print(f"  {note}", highlight=False, soft_wrap=True)
+        conductor.take_over()
+        left = [request["enqueue"] for request in take_requests(folder, is_configuration)]
+        for config in (*left, *(extension.enqueue if extension is not None else ())):
+            conductor.try_asked(config)
+        engine = Engine(plan, folder, conductor, interrupt, mirror)
+        journal.on_full = lambda path: conductor.wait_for_room() and interrupt.reason is None
+        _go(plan, folder, engine, conductor, console)
+        journal.sync()
     return state
+
+
+def _put_on_record(
+    extension: Extension, folder: Folder, journal: JournalWriter, wait: Callable[[Path], bool]
+) -> list[Event]:
+    """Have an extension hold from here on, wherever this is cut off: its files take their places after its event."""
+    while True:
+        try:
+            stage(extension.plan, folder, journal.segment)
+            break
+        except (OSError, JournalError) as error:
+            if has_room(folder.path) or not wait(folder.path):
+                raise LaunchError(f"{folder.path}: the experiment's folder must be writable: {error}") from error
+            time.sleep(LOOK_SECONDS)
+    new = [journal.append(event) for event in (_driver_started(extension.plan, journal.segment), extension.event)]
+    journal.sync()
+    settle(folder)
+    return new
+
+
+def _waiting_for_room(console: Console, interrupt: Interrupt) -> Callable[[Path], bool]:
+    """What to ask while the disk is full: whether to wait on. It is told, once."""
+    told: list[Path] = []
+
+    def wait(path: Path) -> bool:
+        if not told:
+            console.print(f"{path}: the disk is full: it waits for room", highlight=False, soft_wrap=True)
+        told.append(path)
+        return interrupt.reason is None
+
+    return wait
 
 
 @contextlib.contextmanager
@@ -230,6 +298,7 @@ def _mirrored(plan: Plan, folder: Folder, console: Console, interrupt: Interrupt
         plan.storage, folder.path, cursors=elsewhere, say=say, keep_waiting=lambda: interrupt.reason == asked
     )
     mirror.start()
+    take_requests(folder, is_stop)  # as in ``drive``, of those that the store held
     try:
         mirror.flush()  # the nodes need the code
         yield mirror
@@ -264,17 +333,24 @@ def _go(plan: Plan, folder: Folder, engine: Engine, conductor: Conductor, consol
             status, reason = "failed", "no trial reported a result"
         ended = DriverEnded(status=status, reason=reason)
     except RaytunerError as error:
-        ended = DriverEnded(status="failed", reason=str(error))
-        raise
+        if not isinstance(error, JournalError) or engine.interrupt.reason is None:
+            ended = DriverEnded(status="failed", reason=str(error))
+            raise
+        ended = DriverEnded(status="interrupted", reason=f"{engine.interrupt.reason}, and {error}")
     finally:
-        with contextlib.suppress(JournalError):  # a full disk, which was told
+        try:
             conductor.record(ended)
+        except JournalError:  # a full disk: whoever reads the journal sees that the driver is gone
+            conductor.state.apply(ended)
         if progress is not None:
             progress.stop()
         engine.shut_down()
         from raytuner.analysis import write_report
 
-        write_report(folder)  # before the tracker ends: it is an artifact
+        try:
+            write_report(folder)  # before the tracker ends: it is an artifact
+        except JournalError as error:  # the disk is full
+            console.print(f"[yellow]warning[/yellow] {escape(str(error))}", soft_wrap=True)
         problem = _finish_tracking(tracker, console, engine.interrupt)
     print_summary(
         console,
@@ -319,46 +395,6 @@ def _must_suit(plan: Plan) -> None:
         raise PlanError("\n".join(map(str, problems)))
 
 
-def _create(plan: Plan, folder: Folder, console: Console) -> None:
-    store = ObjectStore(plan.storage) if is_address(plan.storage) else None
-    if store is not None and not Lock(folder).held_here():
-        pull(store, folder.path)
-    if folder.path.exists() and any(folder.path.iterdir()):
-        if not _is_empty(folder):
-            raise PlanError(
-                f"{plan.storage}: the name of an experiment must be new, and this one is taken; give another with "
-                f"--name, go on with `raytuner resume {shlex.quote(plan.storage)}` (with the code as it was then), "
-                "or delete the folder"
-            )
-        aside = next(p for n in range(1, 10**6) if not (p := folder.path.with_name(f"{folder.path.name}~{n}")).exists())
-        folder.path.rename(aside)
-        if store is not None:
-            store.clear()
-        console.print(f"an earlier attempt under this name never got to a step; it lies in {aside}", soft_wrap=True)
-    folder.journal.mkdir(parents=True, exist_ok=True)
-    folder.control.mkdir(exist_ok=True)
-    folder.definition.write_text(to_yaml(plan.experiment))
-    folder.plan.write_text(json.dumps(plan.to_dict(), indent=2))
-    take_snapshot(plan.import_root, folder.code, without=[folder.path.parent, folder.path])
-
-
-def _replace(plan: Plan, folder: Folder) -> None:
-    """Put another plan, and the code as it is now, in the place of what the experiment had until here."""
-    folder.definition.write_text(to_yaml(plan.experiment))
-    folder.plan.write_text(json.dumps(plan.to_dict(), indent=2))
-    if folder.code.is_dir() and changed_since(folder.code):
-        aside = next(p for n in range(1, 10**6) if not (p := folder.path / f"code.{n}").exists())
-        folder.code.rename(aside)
-        take_snapshot(plan.import_root, folder.code, without=[folder.path.parent, folder.path])
-
-
-def _is_empty(folder: Folder) -> bool:
-    """Whether it is an experiment's folder, nobody works on it, and no trial of it ever reported a step."""
-    if not folder.journal.is_dir() or Lock(folder).held_by_other():
-        return False
-    return replay(folder, history=False).steps == 0
-
-
 def _changed(folder: Folder) -> list[str]:
     changed = changed_since(folder.code)
     if not changed:
@@ -367,7 +403,7 @@ def _changed(folder: Folder) -> list[str]:
     return [f"the code has changed since the experiment started ({names}); it goes on with the code of then"]
 
 
-def _driver_started(plan: Plan, segment: int, spares: bool) -> DriverStarted:
+def _driver_started(plan: Plan, segment: int) -> DriverStarted:
     experiment = plan.experiment
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
@@ -395,5 +431,5 @@ def _driver_started(plan: Plan, segment: int, spares: bool) -> DriverStarted:
         git=git_state(plan.import_root),
         seed=experiment.seed,
         slots=plan.slots,
-        spares=spares,
+        spares=plan.build_scheduler().spares,
     )

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from raytuner.analysis import usage, usage_lines
 from raytuner.journal import ExperimentState, Fold, Folder, TrialEnded, TrialState
+from raytuner.journal.state import failure_way
 from raytuner.plan import Plan
 
 __all__ = ["Progress", "duration", "number"]
@@ -58,7 +59,7 @@ class Progress:
         self._console = Console(file=file or sys.stdout, highlight=False)
         self._more = more
         self._warned = 0
-        self._errors: set[str] = set()
+        self._errors: set[tuple[str, str]] = set()  # by their ways: details differ from trial to trial
         self._failures = 0
         self._shown_best: float | None = None
         self._last_line = time.monotonic()
@@ -93,11 +94,12 @@ class Progress:
         error = event.error or {}
         message = str(error.get("message") or event.reason)
         self._failures += 1
-        if message in self._errors or len(self._errors) >= 5:
+        way = failure_way(error) if error else ("", message)
+        if way in self._errors or len(self._errors) >= 5:
             if self._failures in (10, 100, 1000):
                 self._console.print(f"[red]{self._failures} trials have failed so far[/red]")
             return
-        self._errors.add(message)
+        self._errors.add(way)
         self._console.print(f"[red]trial {event.trial} failed[/red] {escape(message)}", soft_wrap=True)
         for line in str(error.get("traceback") or "").splitlines()[-12:]:
             self._console.print(f"    {escape(line)}", style="dim", soft_wrap=True)

@@ -72,6 +72,7 @@ class Mirror:
             pull(self.store, self._folder)
             mark(self._folder, self.store.address)
             self._sender = JournalSender(self.store, self._folder / "journal")
+            self._take_requests()  # those of before, which whoever starts this can tell from later ones so
         except BaseException:
             self._lease.release()
             raise

@@ -57,13 +57,13 @@ class _Driver:
 class _Loop:
     """Follows until the driver ended."""
 
-    def __init__(self, follower: Follower, driver: _Driver, patience: float) -> None:
+    def __init__(self, follower: Follower, driver: _Driver, patience: float, told_to_end: threading.Event) -> None:
         self._follower = follower
         self._driver = driver
         self._patience = patience
         self._deadline = math.inf
         self._ended_at = math.inf
-        self.told_to_end = threading.Event()
+        self._told_to_end = told_to_end
 
     def run(self) -> bool:
         """True when everything is written."""
@@ -76,7 +76,7 @@ class _Loop:
             self._rest(_INTERVAL)
 
     def _over(self) -> bool:
-        if self._deadline is math.inf and (self.told_to_end.is_set() or self._driver.gone() or self._said_ended()):
+        if self._deadline is math.inf and (self._told_to_end.is_set() or self._driver.gone() or self._said_ended()):
             self._deadline = time.monotonic() + self._patience
         return self._deadline is not math.inf
 
@@ -102,7 +102,7 @@ class _Loop:
         while (left := until - time.monotonic()) > 0:
             if was_over:
                 time.sleep(left)
-            elif self.told_to_end.wait(min(left, _LOOK)) or self._over():
+            elif self._told_to_end.wait(min(left, _LOOK)) or self._over():
                 return
 
 
@@ -118,9 +118,11 @@ def main() -> int:
     driver = _Driver(folder, arguments.follow_pid)
     os.nice(10)  # training runs beside us on the same cores
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    follower = Follower(folder, resolve_uri(arguments.uri), log=sys.stderr)
-    loop = _Loop(follower, driver, arguments.patience)
-    signal.signal(signal.SIGTERM, lambda *_: loop.told_to_end.set())
+    told_to_end = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: told_to_end.set())
+    # The tracker of a driver that was killed may still be at work: it ends by itself, as its driver is gone.
+    follower = Follower(folder, resolve_uri(arguments.uri), log=sys.stderr, wait=True)
+    loop = _Loop(follower, driver, arguments.patience, told_to_end)
     try:
         with calm_environment():
             complete = loop.run()

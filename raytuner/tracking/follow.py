@@ -51,7 +51,8 @@ class _Place:
 class Follower:
     """Carries the journal of ``folder`` into the store at ``uri``. One at a time may work on a folder."""
 
-    def __init__(self, folder: Folder, uri: str, *, log: TextIO | None = None) -> None:
+    def __init__(self, folder: Folder, uri: str, *, log: TextIO | None = None, wait: bool = False) -> None:
+        """wait: until another one is done; else TrackingError says that there is one."""
         self._folder = folder
         self._uri = uri
         self._log = log
@@ -59,7 +60,6 @@ class Follower:
         self._runs: dict[str, Run] | None = None
         self._waiting: dict[str, Update] = {}
         self._reader = JournalReader(folder.journal)
-        self._done = _Place.load(cursor_file(folder))
         self.translator = Translator(folder)
         self.problem = ""
         """The last thing that went wrong, and was not mended since."""
@@ -68,12 +68,13 @@ class Follower:
         folder.cursors.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(folder.cursors / "mlflow.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError:
             os.close(self._lock)
             raise TrackingError(
                 f"{folder.path}: another process is writing this experiment to MLflow already; wait for it to end"
             ) from None
+        self._done = _Place.load(cursor_file(folder))
 
     def close(self) -> None:
         """Let the store and the folder go."""
@@ -165,7 +166,8 @@ class Follower:
         if self._store is None:
             self._store = open_store(self._uri)
         translator = self.translator
-        self._runs = self._store.find(translator.state.name, translator.key, translator.labels())
+        first = translator.state.drivers[0].name  # an experiment that was renamed since keeps its runs
+        self._runs = self._store.find(first, translator.key, translator.labels())
         parent = self._runs.get(PARENT)
         if self._done.cursor == Cursor() or (self._done.uri == self._uri and parent and parent.id == self._done.parent):
             return

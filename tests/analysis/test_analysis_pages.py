@@ -16,6 +16,7 @@ from raytuner.analysis import best, best_lines, report, status, status_lines, wr
 from raytuner.analysis.text import duration, markdown_table, number
 from raytuner.journal import (
     DriverEnded,
+    Event,
     Folder,
     JournalWriter,
     Lock,
@@ -288,3 +289,17 @@ def test_numbers() -> None:
     assert [number(value) for value in (None, 0.123456789, 3, 1e-9, 123456.0, 27)] == [
         "–", "0.12346", "3", "1e-09", "123456", "27",
     ]  # fmt: skip
+
+
+def test_reasons_beyond_the_first_are_counted(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    events: list[Event] = [driver_started()]
+    for place in range(7):
+        trial = f"{place + 1:06d}"
+        error = {"kind": "error", "message": f"no {place}", "traceback": ""}
+        events.append(TrialAsked(trial=trial, config={}))
+        events.append(TrialEnded(trial=trial, attempt=1, status="failed", step=0, reason="", error=error))
+    write_journal(folder, events)
+    lines = status_lines(folder)
+    assert sum("such as" in line for line in lines) == 5
+    assert any("and 2 trials for 2 other reasons" in line for line in lines)

@@ -1,17 +1,20 @@
 """The story of a trial, told from the journal."""
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from made_journals import driver_started, make_folder, write_journal
 
-from raytuner.analysis import why, why_lines
+from raytuner.analysis import report, why, why_lines
 from raytuner.errors import JournalError
 from raytuner.journal import (
     Decided,
     DriverEnded,
     Exploited,
+    Extended,
     Folder,
+    JournalWriter,
     Reported,
     Retried,
     TrialAsked,
@@ -93,3 +96,17 @@ def test_what_others_did_to_it(folder: Folder) -> None:
 def test_an_unknown_trial(folder: Folder) -> None:
     with pytest.raises(JournalError, match=r"must be one of this experiment, got 000009; there are 2, the last is"):
         why(folder, "9")
+
+
+def test_an_extension_says_why_a_trial_goes_on(folder: Folder) -> None:
+    changes = ["budget.time: 60 → 120"]
+    event = Extended(definition={}, changes=changes, reopened=[TWO], retried=[ONE], configs={TWO: {"lr": 0.2, "b": 1}})
+    with closing(JournalWriter(folder.journal)) as journal:
+        journal.append(event)
+    assert [event["text"] for event in why(folder, TWO)["events"]][-2:] == [
+        "the experiment was extended: its configuration is lr=0.2 b=1 now",
+        "the experiment was extended (budget.time: 60 → 120): it may go on",
+    ]
+    last = why(folder, ONE)["events"][-1]["text"]
+    assert last == "the experiment was extended: it starts again, as failed trials were asked to"
+    assert "It was extended: budget.time: 60 → 120" in report(folder)

@@ -387,6 +387,54 @@ def test_the_first_trials_all_fail_in_the_same_way(tmp_path: Path) -> None:
     again.close()
 
 
+def test_they_all_fail_in_the_same_way_after_some_steps(tmp_path: Path) -> None:
+    def train(trial: Trial) -> None:
+        for step in trial.steps(nothing=[0]):
+            if step == 3:
+                raise KeyError(trial.config["x"])
+            trial.report(loss=1 / step)
+
+    driver = Driver(make_plan(tmp_path, budget={"trials": 50}, give_up_after=5), train=train).run()
+    assert driver.conductor.stop_status == "failed"
+    assert len(driver.trials) == 5
+
+
+def test_one_that_did_not_fail_is_reason_enough_to_go_on(tmp_path: Path) -> None:
+    def train(trial: Trial) -> None:
+        for step in trial.steps(nothing=[0]):
+            if step == 3 and trial.id != "000002":
+                raise KeyError(trial.config["x"])
+            trial.report(loss=1 / step)
+
+    driver = Driver(make_plan(tmp_path, budget={"trials": 9}, give_up_after=5), train=train).run()
+    assert driver.conductor.stopping is None
+    assert len(driver.trials) == 9
+
+
+def test_a_paused_trial_that_is_stopped_does_not_go_on(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, scheduler=PROMOTE, budget={"trials": 9})
+    expected = Driver(plan).run()
+    promoted = next(event.trial for event in expected.events(Decided) if event.action == "resume")
+    (tmp_path / "again").mkdir()
+    plan = make_plan(tmp_path / "again", scheduler=PROMOTE, budget={"trials": 9})
+    driver = Driver(plan)
+    while promoted not in driver.state.trials or driver.state.trials[promoted].status != "paused":
+        spec = driver.next()
+        assert spec is not None
+        driver.hosts[0].begin(spec)
+        while not driver.conductor.take(driver.hosts[0].collect(), node="here"):
+            pass
+        driver.hosts[0].end()
+    assert driver.conductor.stop_trial(promoted, "it was asked for")
+    assert driver.state.trials[promoted].status == "stopped"
+    step = driver.state.trials[promoted].step
+    driver.close()
+    after = Driver(plan).run()
+    assert after.state.trials[promoted].step == step
+    assert after.state.trials[promoted].reason == "it was asked for"
+    assert len(after.trials) == 9
+
+
 @pytest.mark.parametrize(
     ("messages", "give_up_after"),
     [(["A: 1", "B: 2", "A: 3", "A: 4"], 3), (["A: 1"] * 12, None)],

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conductor_tools import ASHA, PROMOTE, Driver, make_plan, result, run_until_cut
+from conductor_tools import ASHA, PROMOTE, Driver, curve, make_plan, result, run_until_cut
 
+from raytuner.engine.control import Stop
+from raytuner.engine.threadhost import ThreadHost
 from raytuner.errors import SpaceError
 from raytuner.journal import Decided, Event, Extended, TrialAsked, TrialStarted
 from raytuner.training import Trial
 
+TIME_IS_UP = "the time budget is used up"
 STEPS = {"metric": "loss", "mode": "min", "max_steps": 27}
 WIDE = {"x": {"type": "float", "low": 0.0, "high": 1.0}, "y": {"type": "float", "low": 0.0, "high": 1.0}}
 
@@ -145,3 +148,48 @@ def test_a_configuration_by_hand_comes_next_and_beside_the_budget(tmp_path: Path
     assert again.conductor.search.trials["000003"].status == "finished", "the search has learnt from it"
     assert len(again.events(TrialAsked)) == 5
     assert not again.events(Decided)
+
+
+@pytest.mark.parametrize("scheduler", ["none", ASHA, PROMOTE], ids=["none", "stop", "promote"])
+@pytest.mark.parametrize("anew", [False, True])
+def test_more_time_is_as_if_there_had_been_as_much_from_the_start(tmp_path: Path, scheduler: Any, anew: bool) -> None:
+    """What the time had cut off goes on; search and scheduler have heard of no end."""
+    fields: dict[str, Any] = {"scheduler": scheduler, "budget": {"trials": 7}, "checkpoints": {"every_steps": 1}}
+    fields["tags"] = {"search": "listener"}
+    (tmp_path / "whole").mkdir()
+    expected = result(Driver(make_plan(tmp_path / "whole", **fields)).run())
+    plan = make_plan(tmp_path, **fields)
+    first = Driver(plan)
+    out_of_time(first, after=6)
+    cut = [trial.id for trial in first.trials if trial.status == "stopped" and trial.reason == TIME_IS_UP]
+    assert len(cut) == 1
+    driver = Driver(plan, extended=extended(anew=anew, reopened=cut)).run()
+    assert starts_after_extension(driver)[0][0] == cut[0]
+    assert starts_after_extension(driver)[0][1] > 0, "from its last checkpoint"
+    for trial in driver.trials:
+        assert [step.step for step in trial.steps] == list(range(1, trial.step + 1)), "nothing is trained again"
+    if anew:
+        assert len(driver.trials) == 7
+    else:
+        assert result(driver) == expected
+        assert result(Driver(plan).run()) == expected, "and a replay comes to the same"
+
+
+def out_of_time(driver: Driver, after: int) -> None:
+    """Have the time budget end in the middle of a trial, after so many steps of all."""
+    steps = [0]
+
+    def train(trial: Trial) -> None:
+        def report(**metrics: float) -> None:
+            reports(metrics)
+            steps[0] += 1
+            if steps[0] >= after and trial.reported_steps in (2, 5, 8):  # between two rungs
+                driver.conductor.stop(TIME_IS_UP)
+                driver.stops[0].set(Stop(TIME_IS_UP))
+
+        reports = trial.report
+        trial.report = report  # type: ignore[method-assign, assignment]
+        curve(trial)
+
+    driver.hosts = [ThreadHost(train, stop=driver.stops[0])]
+    driver.run()

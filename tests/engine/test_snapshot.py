@@ -195,3 +195,14 @@ def test_imports_find_the_snapshot_first(root: Path, target: Path, monkeypatch: 
     code = f"import sys; sys.path[:0] = {path!r}; import package, helpers.data; print(package.WHERE)"
     where = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert where == str(target / "src" / "package" / "__init__.py")
+
+
+def test_an_experiment_that_moved_within_the_project_is_no_change(root: Path, target: Path) -> None:
+    plain(root)
+    take_snapshot(root, target, without=[target.parent.parent, target.parent])
+    moved = root / "kept" / "test"
+    moved.parent.mkdir()
+    target.parent.rename(moved)
+    assert changed_since(moved / "code") == []
+    (root / "train.py").write_text("another")
+    assert changed_since(moved / "code") == ["train.py"]

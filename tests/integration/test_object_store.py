@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from conftest import events_of, processes_of, raytuner, start_driver, wait_until
 
+from raytuner.engine.requests import take_requests
 from raytuner.errors import JournalError, StorageError
 from raytuner.journal import (
     DriverStarted,
@@ -146,6 +147,17 @@ def test_what_a_killed_driver_had_not_sent_stays_unless_another_has_gone_on_with
     assert '"step":4' in (here / "journal" / "000001.unsent").read_text().replace(" ", "")
 
 
+def test_requests_of_before_are_here_when_it_has_started(address: str, tmp_path: Path) -> None:
+    """So that a driver can tell them from those that are meant for it."""
+    ObjectStore(address).write("control/1.json", b'{"stop": null}')
+    write_events(tmp_path / "here" / "journal", 1, 3)
+    mirror = Mirror(address, tmp_path / "here")
+    mirror.start()
+    assert take_requests(Folder(tmp_path / "here")) == [{"stop": None}]
+    assert not mirror.store.below("control")
+    assert mirror.close() == ""
+
+
 # -- who works on it -----------------------------------------------------------------------------------------------
 
 
@@ -244,6 +256,7 @@ def test_killed_on_one_machine_resumed_on_another_and_read_on_a_third(
     killed_at = time.time()
 
     move_to_another_machine(monkeypatch, tmp_path)
+    (tmp_path / "cache").rename(tmp_path / "gone")
     store = ObjectStore(place)
     assert "only one driver at a time" in begin_to_wait_for_the_holder(place)
     store.remove(store.below("lock"))  # what a minute without a sign of life comes to

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -184,3 +187,78 @@ def test_ctrl_c_ends_cleanly_or_asked_twice_at_once_and_a_resume_finishes(tmp_pa
     assert 4 * 9 <= after.steps <= 4 * 9 + again
     assert [(t.trial, t.metrics) for t in after.tests] == [("000001", {"test_loss": 9.0})]
     assert raytuner("status", "--json", str(folder.path))["schema"] == "raytuner.status/1"
+
+
+def test_a_test_that_is_cut_off_is_made_up_for(tmp_path: Path) -> None:
+    """One that is killed starts again; one that is stopped is left to a resume; requests are for one driver alone."""
+    hold = tmp_path / "hold"
+    hold.touch()
+    space = {"x": {"type": "choice", "values": [2.0]}, "held_by": {"type": "choice", "values": [str(hold)]}}
+    process, folder = start_driver(
+        tmp_path,
+        train="objectives:curve",
+        test="objectives:held_test",
+        space=space,
+        objective={"metric": "loss", "mode": "min", "max_steps": 3},
+        budget={"trials": 2},
+    )
+
+    def tests() -> list[int]:
+        pids = hold.with_suffix(".pids")
+        return [int(line) for line in pids.read_text().splitlines()] if pids.exists() else []
+
+    try:
+        wait_until(lambda: len(tests()) == 1, 90, "the test runs")
+        os.kill(tests()[0], signal.SIGKILL)
+        wait_until(lambda: len(tests()) == 2, 20, "it runs again")
+        assert request_stop(folder, None) == "the experiment is being stopped"
+        output, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130, output
+    assert "raytuner resume" in output
+    assert "killed from outside; it starts again" in output
+    state = replay(folder)
+    assert (state.status, state.tests) == ("interrupted", [])
+    hold.unlink()
+    (folder.control / "1.json").write_text('{"stop": null}')  # as one that came too late
+    raytuner("resume", str(folder.path))
+    state = replay(folder)
+    assert state.status == "finished"
+    (test,) = state.tests
+    assert (test.error, test.metrics) == (None, {"test_loss": 3.0})
+    assert not list(folder.control.iterdir())
+
+    best = state.best
+    assert best is not None
+    assert best.best_checkpoint is not None
+    damage(Path(best.best_checkpoint.path))
+    (folder.control / "2.json").write_text(json.dumps({"enqueue": {"x": 2.0, "held_by": str(hold)}}))
+    forget_the_test(folder)
+    command = [sys.executable, "-m", "raytuner", "resume", str(folder.path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=180)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "SHA-256 differs" in done.stdout
+    assert "the last 20 bytes are torn and were skipped" in done.stdout
+    state = replay(folder)
+    assert [trial.source for trial in state.trials.values()] == ["search", "user"]
+    (test,) = state.tests
+    assert test.error is not None
+    assert "SHA-256 differs" in test.error["message"]
+
+
+def damage(checkpoint: Path) -> None:
+    """Flip a byte of it."""
+    file = max((path for path in checkpoint.rglob("*") if path.is_file()), key=lambda path: path.suffix != ".json")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def forget_the_test(folder: Folder) -> None:
+    """As if the driver had died as it wrote the test down."""
+    last = max(folder.journal.iterdir())
+    lines = last.read_bytes().splitlines(keepends=True)
+    place = next(number for number, line in enumerate(lines) if b'"type":"tested"' in line)
+    last.write_bytes(b"".join(lines[:place]) + lines[place][:20])

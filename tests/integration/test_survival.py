@@ -124,6 +124,46 @@ def test_a_full_disk_is_waited_for(tmp_path: Path, small_disk: Path) -> None:
     raytuner("sync", str(folder.path))
 
 
+def test_on_a_full_disk_commands_say_so_and_an_extension_waits(tmp_path: Path, small_disk: Path) -> None:
+    driver, _ = start_driver(
+        tmp_path,
+        train="objectives:curve",
+        space={"x": {"type": "float", "low": -10.0, "high": 10.0}, "seconds": {"type": "choice", "values": [0.2]}},
+        objective={"metric": "loss", "mode": "min", "max_steps": 9},
+        budget={"trials": 90},
+        storage=str(small_disk / "results"),
+    )
+    folder = Folder(small_disk / "results" / "own")
+    try:
+        wait_until(lambda: folder.journal.exists() and replay(folder).steps >= 4, 90, "some steps are on record")
+        filler = fill(small_disk)
+        driver.send_signal(signal.SIGINT)
+        output, _ = driver.communicate(timeout=60)
+    finally:
+        driver.kill()
+        driver.communicate()
+    assert driver.returncode == 130, output
+    assert "Traceback" not in output
+    definition = str(tmp_path / "experiment.yaml")
+    for command in (["report", str(folder.path)], ["run", definition, "--name", "other"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "raytuner", *command], capture_output=True, text=True, check=False, timeout=60
+        )
+        assert done.returncode == 1
+        assert "must be writable" in done.stderr
+        assert "Traceback" not in done.stderr
+    more = str(1 + len(replay(folder).trials))
+    command = [sys.executable, "-m", "raytuner", "extend", str(folder.path), "--trials", more]
+    extending = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    time.sleep(6.0)
+    assert extending.poll() is None, "it waits"
+    filler.unlink()
+    output, _ = extending.communicate(timeout=120)
+    assert extending.returncode == 0, output
+    assert "the disk is full: it waits for room" in output
+    assert len(replay(folder).trials) == int(more)
+
+
 # -- nodes that go away ---------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """The folder of an experiment, and its lock."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from raytuner.errors import JournalError
-from raytuner.journal import Folder, Lock
+from raytuner.journal import (
+    CheckpointRemoved,
+    CheckpointWritten,
+    Folder,
+    JournalReader,
+    JournalWriter,
+    Lock,
+    TrialStarted,
+    write_whole,
+)
 
 HOLDER = """
 import sys, time
@@ -68,3 +78,32 @@ def test_find(tmp_path: Path) -> None:
         Folder.find(tmp_path / "results")
     with pytest.raises(JournalError, match="no such folder"):
         Folder.find(tmp_path / "nowhere")
+
+
+def test_paths_of_the_record_are_read_as_they_are_called_here(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    path = "trials/000001/checkpoints/000003-1"
+    writer = JournalWriter(old / "journal")
+    writer.append(CheckpointWritten(trial="000001", attempt=1, step=3, path=str(old / path)))
+    writer.append(TrialStarted(trial="000001", attempt=2, checkpoint=str(old / path)))
+    writer.append(TrialStarted(trial="000001", attempt=3))
+    writer.append(CheckpointRemoved(trial="000001", path=str(old / path)))
+    writer.close()
+    old.rename(new)
+    written, started, afresh, removed = JournalReader(new / "journal").read()
+    assert written.path == started.checkpoint == removed.path == str(new / path)
+    assert afresh.checkpoint is None
+
+
+def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "experiment.yaml"
+    write_whole(file, "before")
+
+    def full(self: Path, *arguments: object, **options: object) -> None:
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(JournalError, match=r"experiment.yaml: the file must be writable: No space left on device"):
+        write_whole(file, "after")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]

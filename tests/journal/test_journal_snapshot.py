@@ -102,3 +102,10 @@ def test_a_folder_that_cannot_be_written_is_read_all_the_same(folder: Folder, mo
     monkeypatch.setattr(Path, "write_bytes", refuse)
     assert replay(folder, history=False) == whole(folder)
     assert state_module.load_snapshot(folder, ExperimentState(history=False)) is None
+
+
+def test_a_snapshot_counts_only_where_it_was_made(folder: Folder) -> None:
+    replay(folder, history=False)
+    moved = Folder(folder.path.with_name("moved"))
+    folder.path.rename(moved.path)
+    assert replay(moved, history=False) == whole(moved)

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from made_journals import experiment_events, make_experiment, make_folder, write_files, write_journal
+from made_journals import driver_started, experiment_events, make_experiment, make_folder, write_files, write_journal
 
 from raytuner.errors import TrackingError
-from raytuner.journal import Folder, JournalWriter
+from raytuner.journal import DriverEnded, Folder, JournalWriter
 from raytuner.tracking import start_tracker, sync
 from raytuner.tracking.follow import Follower
 from raytuner.tracking.sqlite_store import SqliteStore
@@ -184,6 +184,33 @@ def test_one_at_a_time(tmp_path: Path) -> None:
         sync(folder, f"sqlite:///{tmp_path}/mlflow.db")
     follower.close()
     sync(folder, f"sqlite:///{tmp_path}/mlflow.db")
+
+
+def test_the_tracker_of_a_driver_that_died_is_waited_for(tmp_path: Path, expected: dict[str, int]) -> None:
+    folder, path = make_experiment(tmp_path, 30), tmp_path / "mlflow.db"
+    uri = f"sqlite:///{path}"
+    before = Follower(folder, uri)
+    tracker = start_tracker(folder, uri)
+    assert not tracker.wait(2.0)
+    assert tracker.running, "and asking it to end does not keep it from writing what is left"
+    before.step()
+    before.close()
+    assert tracker.wait(20)
+    assert counts(path) == expected
+
+
+def test_an_experiment_that_is_renamed_keeps_its_runs(tmp_path: Path) -> None:
+    folder, path = make_experiment(tmp_path, 3), tmp_path / "mlflow.db"
+    sync(folder, f"sqlite:///{path}")
+    before = counts(path)
+    renamed = Folder(folder.path.with_name("renamed"))
+    folder.path.rename(renamed.path)
+    writer = JournalWriter(renamed.journal)
+    writer.append(driver_started(name="renamed", driver=2))
+    writer.append(DriverEnded(status="finished"))
+    writer.close()
+    sync(renamed, f"sqlite:///{path}")
+    assert counts(path)["runs"] == before["runs"]
 
 
 def test_mlflow_stays_outside() -> None:
