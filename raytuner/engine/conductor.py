@@ -39,6 +39,7 @@ from raytuner.journal import (
     TrialStarted,
     TrialState,
 )
+from raytuner.journal.snapshot import save_snapshot, worth_saving
 from raytuner.journal.state import EXPLOIT, INTERRUPTED, failure_way
 from raytuner.plan import Needs, Plan
 from raytuner.schedulers import Decision, Exploit
@@ -91,6 +92,9 @@ class Conductor:
         self.unwritable: JournalError | None = None
         """Why the record could not be kept any more; Ray Tune makes text of what it is told."""
         self._journal = journal
+        self._snapshot_at = 0  # how many events of this driver the last snapshot has
+        self.torn = False
+        """Whether earlier drivers left torn lines, of which only a reader tells."""
         self._sign = -1.0 if self.experiment.objective.mode == "max" else 1.0
         self._running: dict[str, int] = {}
         self._queue: deque[str] = deque()
@@ -701,8 +705,14 @@ class Conductor:
             self.stopping, self.stop_status = reason, status
 
     def account(self, *, last: bool = False) -> None:
-        """Take note of what the devices do, and of why some are idle; once the first trial has started."""
+        """Take note of what the devices do, and of why some are idle; once the first trial has started.
+
+        Now and then, the state is written down too: who looks at a long record need not read all of it.
+        """
         self._upkeep.has_room()
+        if worth_saving(self._journal.events - self._snapshot_at) and not self.torn:
+            self._snapshot_at = self._journal.events
+            save_snapshot(self.folder, self.state, self._journal.cursor, [])
         if self._clock is None:
             return
         self.usage.account(self._idle_reason())

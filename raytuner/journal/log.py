@@ -96,6 +96,11 @@ class JournalWriter:
         self._dirty.set()
         return event
 
+    @property
+    def cursor(self) -> Cursor:
+        """Where a reader is who has read all of it."""
+        return Cursor(self.segment, self._size)
+
     def sync(self) -> None:
         """Return when all events so far are on the disk."""
         self._dirty.clear()

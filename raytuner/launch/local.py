@@ -234,6 +234,7 @@ def _drive(
         state = ExperimentState(history=False)
         shelf = StoreShelf(folder, mirror) if mirror is not None else None
         conductor = Conductor(plan, folder, journal, state, shelf)
+        conductor.torn = bool(reader.torn or torn)
         conductor.warnings += torn
         if extension is None:
             conductor.replay(events)

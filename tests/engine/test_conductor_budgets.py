@@ -1,4 +1,4 @@
-"""Time and disk: what an experiment may use."""
+"""Time and disk: what an experiment may use, and what a look at it costs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from conductor_tools import Driver, make_plan
 from host_tools import later
 
 from raytuner.engine.batch import Batch
+from raytuner.journal import Fold, replay, snapshot
 from raytuner.plan import Machine
 from raytuner.training import Trial
 
@@ -183,3 +184,18 @@ def test_the_disk_budget_spares_what_a_resume_needs(tmp_path: Path) -> None:
     later(0.15, driver.interrupt)
     driver.run()
     assert all(t.checkpoints for t in driver.trials)
+
+
+def test_who_looks_at_a_long_record_need_not_read_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot, "EVENTS", 40)
+    plan = make_plan(tmp_path)
+    driver = Driver(plan)
+    driver.state.history = False  # as the driver of an experiment has it
+    driver.conductor.account()
+    assert not (driver.folder.cursors / "state.pickle").exists(), "so few events are read soon"
+    driver.run()
+    driver.conductor.account()
+    fold = Fold(driver.folder)
+    assert fold.state == replay(driver.folder, history=False)
+    assert fold.state.steps == driver.state.steps > 40
+    assert list(fold.catch_up()) == [], "all of it is in the snapshot"
