@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from raytuner.engine.runner import quiet_ray
+from raytuner.engine.token import cluster_token, token_source
 from raytuner.errors import LaunchError
 
 __all__ = ["Job", "JobServer"]
@@ -80,8 +80,8 @@ class JobServer:
         except requests.exceptions.RequestException as error:
             raise LaunchError(
                 f"{self.address}: the dashboard of a Ray cluster is needed, and nothing answers there "
-                f"({_cause(error)}); check the address, whether the cluster is up, and whether this machine may reach "
-                "it (ssh -L or kubectl port-forward, where it is private)"
+                f"({self._cause(error)}); check the address, whether the cluster is up, and whether this machine may "
+                "reach it (ssh -L or kubectl port-forward, where it is private)"
             ) from error
         if answer.status_code == 401:
             raise LaunchError(
@@ -90,7 +90,7 @@ class JobServer:
             )
         if answer.status_code == 403:
             raise LaunchError(
-                f"{self.address}: the cluster refuses the token from {_token_source()}; ask whoever runs the "
+                f"{self.address}: the cluster refuses the token from {token_source()}; ask whoever runs the "
                 "cluster for the one that its nodes have"
             )
         try:
@@ -190,7 +190,14 @@ class JobServer:
     def _failure(self, error: Exception) -> LaunchError:
         if isinstance(error, ImportError) or "ray[default]" in str(error):
             return LaunchError('clusters need more of Ray than is installed here; pip install "raytuner[cluster]"')
-        return LaunchError(f"{self.address}: the cluster did not do what was asked of it: {_cause(error)}")
+        return LaunchError(f"{self.address}: the cluster did not do what was asked of it: {self._cause(error)}")
+
+    def _cause(self, error: BaseException) -> str:
+        """Why it went wrong: HTTP libraries may quote a header, and thus the token."""
+        cause = _cause(error)
+        for value in self._headers.values():
+            cause = cause.replace(value, "***").replace(value.removeprefix("Bearer "), "***")
+        return cause
 
 
 def _job(details: Any) -> Job:
@@ -204,30 +211,8 @@ def _job(details: Any) -> Job:
 
 
 def _authorization() -> dict[str, str]:
-    token = _token()
+    token = cluster_token()
     return {"Authorization": f"Bearer {token}"} if token else {}
-
-
-def _token() -> str:
-    if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
-        return token
-    file = _token_file()
-    try:
-        return file.read_text().strip()
-    except FileNotFoundError as error:
-        if os.environ.get("RAY_AUTH_TOKEN_PATH"):
-            raise LaunchError(f"RAY_AUTH_TOKEN_PATH: there is no file {file}; put the cluster's token there") from error
-        return ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise LaunchError(f"{file}: the cluster's token cannot be read: {error}") from error
-
-
-def _token_file() -> Path:
-    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
-
-
-def _token_source() -> str:
-    return "RAY_AUTH_TOKEN" if os.environ.get("RAY_AUTH_TOKEN", "").strip() else str(_token_file())
 
 
 def _cause(error: BaseException) -> str:

@@ -170,6 +170,34 @@ def test_tokens(serve: Callable[[Answer], str], tmp_path: Path, monkeypatch: pyt
     assert JobServer(address).ray_version == "9.9"
 
 
+@pytest.mark.parametrize("text", ["first-half\nsecond-half\n", "first-half second-half", "first-halfé"])
+@pytest.mark.parametrize("by", ["RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"])
+def test_what_can_be_no_token_is_refused_unseen(
+    text: str, by: str, serve: Callable[[Answer], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    (tmp_path / "tok").write_text(text, encoding="utf-8")
+    monkeypatch.setenv(by, text if by == "RAY_AUTH_TOKEN" else str(tmp_path / "tok"))
+    with pytest.raises(LaunchError, match=r"(RAY_AUTH_TOKEN|tok): a cluster's token is one word of ASCII") as caught:
+        JobServer(serve(lambda token: (200, json.dumps({"ray_version": "9.9"}))))
+    assert "half" not in str(caught.value)
+
+
+def test_a_token_is_not_shown_by_what_goes_wrong(
+    serve: Callable[[Answer], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "only-for-headers")
+    server = JobServer(serve(lambda token: (200, json.dumps({"ray_version": "9.9"}))))
+
+    def quoting(*_: object) -> None:
+        raise ValueError("bad header value: 'Bearer only-for-headers'")
+
+    monkeypatch.setattr(server._client, "get_job_logs", quoting)
+    with pytest.raises(LaunchError, match=r"bad header value") as caught:
+        server.output("a-job")
+    assert "only-for-headers" not in str(caught.value)
+
+
 def test_what_a_launch_refuses_by_itself(
     serve: Callable[[Answer], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
