@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from raytuner.definition import format_size, imported_modules, load
+from raytuner.definition import Imports, find_imports, format_size, load
 from raytuner.engine.nodes import NodeAnswer, ask_every_node, autoscaler
 from raytuner.engine.runner import connect
 from raytuner.errors import JournalError, RaytunerError, StorageError
@@ -66,19 +66,20 @@ def examine(file: str | None, overrides: Sequence[str], address: str | None) -> 
         machine = connect(address) or machine
         report["grows"] = autoscaler() is not None
     plan = _plan(file, overrides, machine, report["problems"]) if file is not None else None
-    modules: dict[str, str] = {}
+    imports = Imports()
     storage = None
     if plan is not None:
         code = [info.file for info in plan.code.values() if info.file is not None]
-        modules = imported_modules(code, plan.import_root.resolve())
+        imports = find_imports(code, plan.import_root)
         storage = plan.experiment.storage
-    report |= {"storage": storage, "tracking": plan.tracking_uri if plan is not None else None, "modules": modules}
+    report |= {"storage": storage, "tracking": plan.tracking_uri if plan is not None else None}
+    report |= {"modules": imports.modules, "later": imports.later}
     with _marked(storage, report["problems"]) as mark:
         request = {
             "storage": storage if mark else None,
             "mark": mark,
             "tracking": report["tracking"],
-            "modules": list(modules),
+            "modules": [*imports.modules, *imports.later],
         }
         report["nodes"] = [asdict(each) for each in _answers(request, machine, address)]
     return report, plan
@@ -172,12 +173,7 @@ def judge(report: Mapping[str, Any], here: Mapping[str, Any]) -> list[Finding]:
     found += _versions(report, here)
     for node in nodes:
         found += _of_node(node, head, report)
-    for module, place in report["modules"].items():
-        without = [node["host"] for node in nodes if module in node["answer"].get("missing", [])]
-        if without:
-            where = "any node" if len(without) == len(nodes) else ", ".join(without)
-            remedy = "add it to cluster.requirements or to the nodes' image; a module of your own must be in git"
-            found.append(Finding("error", place, f"it imports {module}, which is not there on {where}; {remedy}"))
+    found += _missing_modules(report)
     if several and str(report["tracking"]).startswith("sqlite"):
         text = (
             f"{report['tracking']} is a file of the head node, in a cluster of several nodes; "
@@ -185,6 +181,19 @@ def judge(report: Mapping[str, Any], here: Mapping[str, Any]) -> list[Finding]:
         )
         found.append(Finding("error", "tracking.mlflow", text))
     return sorted(found, key=lambda each: each.level)
+
+
+def _missing_modules(report: Mapping[str, Any]) -> Iterator[Finding]:
+    nodes = report["nodes"]
+    remedy = "add it to cluster.requirements or to the nodes' image; a module of your own must be in git"
+    for module, place in {**report["later"], **report["modules"]}.items():
+        without = [node["host"] for node in nodes if module in node["answer"].get("missing", [])]
+        where = "any node" if len(without) == len(nodes) else ", ".join(without)
+        if without and module in report["modules"]:
+            yield Finding("error", place, f"it imports {module}, which is not there on {where}; {remedy}")
+        elif without:
+            text = f"a function imports {module}, which is not there on {where}, and fails when it is called"
+            yield Finding("warning", place, f"{text}; {remedy}")
 
 
 def _versions(report: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[Finding]:

@@ -22,7 +22,8 @@ from raytuner.engine.jobs import Job, JobServer
 from raytuner.errors import LaunchError, PlanError
 from raytuner.launch.answer import ANSWER_MARK, Answer, read_answer
 from raytuner.launch.doctor import versions_here
-from raytuner.launch.pack import Package, pack, requirements_of
+from raytuner.launch.pack import Package, pack
+from raytuner.launch.requirements import requirements_of
 from raytuner.plan import Machine, Plan, storage_problems
 from raytuner.plan import compile as compile_plan
 from raytuner.storage import is_address, join

@@ -53,6 +53,7 @@ def report(*nodes: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "tracking": "http://me:hush@mlflow:5000",
         "grows": False,
         "modules": {"einops": "train.py:3"},
+        "later": {"timm": "train.py:9"},
         "nodes": list(nodes) or [node("head"), node("worker")],
     }
     return {**made, **changes}
@@ -76,6 +77,7 @@ def test_a_cluster_that_has_all_is_fine() -> None:
         (report(node("head"), node("worker", mlflow="down")), "warning", "node worker", "MLflow .* down"),
         (report(node("head"), node("worker", missing=["einops"])), "error", "train.py:3", "not there on worker;"),
         (report(node("head", missing=["einops"])), "error", "train.py:3", "not there on any node; add it to"),
+        (report(node("head", missing=["timm"])), "warning", "train.py:9", "a function imports timm, .* add it to"),
         (report(node("head"), node("worker", error="boom")), "error", "node worker", "boom; install the same"),
         (report(node("head"), node("worker", versions={"torch": "1"})), "error", "node worker", "torch 1, .* 2.13.0"),
         (report(node("head", gpus=[])), "warning", "node head", "declares 1 GPUs, and its driver shows 0"),
