@@ -275,6 +275,7 @@ def _stop(options: argparse.Namespace) -> int:
 
 
 def _sync(options: argparse.Namespace) -> int:
+    from raytuner.definition import without_password
     from raytuner.launch import plan_of, send_record
     from raytuner.tracking import sync
 
@@ -285,7 +286,7 @@ def _sync(options: argparse.Namespace) -> int:
     if uri is None:
         print("tracking is off for this experiment")
         return 0
-    print(f"{sync(folder, uri)} events written to {uri}")
+    print(f"{sync(folder, uri)} events written to {without_password(uri)}")
     return 0
 
 

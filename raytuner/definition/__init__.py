@@ -1,5 +1,6 @@
 """What a person writes: the experiment, its sections, loading, and the JSON Schema."""
 
+from raytuner.definition.addresses import holds_password, without_password
 from raytuner.definition.amounts import AMOUNT_RULES, AUTO
 from raytuner.definition.code import PACKAGE_MARK, CodeInfo, find_code, import_root
 from raytuner.definition.experiment import Experiment
@@ -27,6 +28,7 @@ __all__ = [
     "find_imports",
     "format_duration",
     "format_size",
+    "holds_password",
     "import_root",
     "load",
     "parse_duration",
@@ -35,4 +37,5 @@ __all__ = [
     "schema",
     "to_plain",
     "to_yaml",
+    "without_password",
 ]

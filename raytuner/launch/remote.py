@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from raytuner.definition import Cluster, Experiment, load
+from raytuner.definition import Cluster, Experiment, holds_password, load, without_password
 from raytuner.engine.jobs import Job, JobServer
 from raytuner.errors import LaunchError, PlanError
 from raytuner.launch.answer import ANSWER_MARK, Answer, read_answer
@@ -261,10 +261,21 @@ def _packed(file: str, overrides: Sequence[str], folder: Path) -> tuple[Plan, Pa
         )
     if is_address(storage) and (problems := storage_problems(storage)):
         raise PlanError("\n".join(map(str, problems)))
+    if experiment.tracking is not None and experiment.tracking.mlflow:
+        _check_tracking(experiment.tracking.mlflow)
     # The folder is the cluster's: nothing can be said of it here.
     here = experiment if is_address(storage) else experiment.model_copy(update={"storage": "results"})
     plan = compile_plan(here, file=Path(file), machine=BOUNDLESS)
     return plan, pack(plan, folder)
+
+
+def _check_tracking(uri: str) -> None:
+    if holds_password(uri):
+        raise PlanError(
+            "tracking.mlflow: on a cluster an address must not hold a password, as it is written down with the job and "
+            f"the results, got {without_password(uri)}; set PGPASSWORD or MLFLOW_TRACKING_PASSWORD on the head node, "
+            "or give it a ~/.pgpass"
+        )
 
 
 def _place(name: str, storage: str) -> str:

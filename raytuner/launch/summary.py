@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from raytuner.definition import without_password
 from raytuner.journal import ExperimentState, Folder, TrialState
 from raytuner.launch.progress import duration, number
 
@@ -33,7 +34,7 @@ def print_summary(
     facts = [("ended", escape(state.reason)), ("results", where)]
     if tracking_uri:
         problem = f"[red]not all of it is there[/red]: {escape(tracking_problem)}" if tracking_problem else ""
-        facts.append(("MLflow", problem or escape(tracking_uri)))
+        facts.append(("MLflow", problem or escape(without_password(tracking_uri))))
     for name, value in facts:
         console.print(f"  [dim]{name:<9}[/dim] {value}", soft_wrap=True)
     verbs = ["resume"] if state.status == "interrupted" else []
