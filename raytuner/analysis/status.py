@@ -13,7 +13,7 @@ from raytuner.analysis.text import count, duration, number, settings
 from raytuner.analysis.usage import usage, usage_lines
 from raytuner.journal import Cursor, Folder, TrialState, events_beyond
 
-__all__ = ["failure_groups", "status", "status_lines"]
+__all__ = ["failure_groups", "status", "status_lines", "under_way"]
 
 _STATUSES = ("pending", "running", "paused", "finished", "stopped", "failed")
 _WORDS = {"stopped": "stopped early"}
@@ -61,6 +61,13 @@ def status(folder: Folder) -> dict[str, Any]:
         "torn": state.torn,
     }
     return {key: jsonable(value) for key, value in answer.items()}
+
+
+def under_way(folder: Folder, trial: str) -> bool:
+    """Whether a trial may still do something. Raises JournalError for a damaged journal."""
+    reading = Reading.of(folder)
+    known = reading.state.trials.get(trial)
+    return reading.alive and not (known is not None and known.ended)
 
 
 def status_lines(folder: Folder) -> list[str]:

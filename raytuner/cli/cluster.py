@@ -50,10 +50,12 @@ def _follow(cluster: Any, job: Any) -> int:
     try:
         for line in cluster.follow(job):
             print(line, end="", flush=True)
+        return 0 if cluster.outcome(job).status == "SUCCEEDED" else FAILED
     except KeyboardInterrupt:
         print(f"\nno longer following; {job.metadata['raytuner.name']} goes on (`raytuner stop` ends it)")
-        return INTERRUPTED
-    return 0 if cluster.outcome(job).status == "SUCCEEDED" else FAILED
+    except LaunchError as error:  # says nothing about the experiment
+        print(f"{error}; `raytuner logs {job.metadata['raytuner.name']} --follow` shows more of it", file=sys.stderr)
+    return INTERRUPTED
 
 
 def doctor(options: argparse.Namespace) -> int:

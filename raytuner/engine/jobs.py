@@ -22,6 +22,11 @@ CONNECT_SECONDS = 10.0
 LOOK_SECONDS = 0.1
 AGENT_SECONDS = 60.0
 """How long a cluster that comes up may take until it can start jobs."""
+RECONNECT_SECONDS = 60.0
+"""How long a lost connection is tried for."""
+AGAIN_SECONDS = 1.0
+SILENT_SECONDS = 60.0
+"""After how long without a word a connection is made anew."""
 NO_AGENT = "No available agent to submit job"
 TALKATIVE = (
     "ray.dashboard.modules.dashboard_sdk",
@@ -153,17 +158,48 @@ class JobServer:
             return str(self._client.get_job_logs(id))
 
     def follow(self, id: str) -> Iterator[str]:
-        """What a job prints, part by part, until it ends."""
+        """What a job prints, part by part, until it ends. A connection that is lost is made again.
+
+        Raises LaunchError when that does not succeed for a while; the job goes on all the same.
+        """
+        shown, reached = 0, time.monotonic()
+        while True:
+            seen = 0  # every connection tells all from the beginning
+            try:
+                for part in self._tail(id):
+                    seen, reached = seen + len(part), time.monotonic()
+                    if seen > shown:
+                        yield part[shown - seen :]
+                        shown = seen
+                if self.job(id).ended:
+                    return
+            except _dropped() as error:
+                if time.monotonic() - reached > RECONNECT_SECONDS:
+                    raise LaunchError(
+                        f"{self.address}: the connection was lost, and is not there again after "
+                        f"{RECONNECT_SECONDS:g} s ({self._cause(error)}); job {id} goes on without it"
+                    ) from error
+            else:
+                reached = time.monotonic()
+            time.sleep(LOOK_SECONDS if seen else AGAIN_SECONDS)
+
+    def _tail(self, id: str) -> Iterator[str]:
+        """What a job has printed and prints, over one connection, as long as that tells something."""
         loop = asyncio.new_event_loop()
         parts = self._client.tail_job_logs(id)
         try:
-            with self._told():
-                while True:
-                    try:
-                        yield loop.run_until_complete(anext(parts))
-                    except StopAsyncIteration:
-                        return
+            # A laptop that slept holds a connection of which it will never hear again.
+            while (part := loop.run_until_complete(asyncio.wait_for(anext(parts, None), SILENT_SECONDS))) is not None:
+                yield part
+        except TimeoutError:
+            return
         finally:
+            # Ctrl-C leaves the task in the middle of the generator, which must be out of it before it can be closed.
+            left = asyncio.all_tasks(loop)
+            for task in left:
+                task.cancel()
+            if left:
+                loop.run_until_complete(asyncio.wait(left))
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()
 
@@ -208,6 +244,13 @@ def _job(details: Any) -> Job:
         metadata=details.metadata or {},
         started=(details.start_time or 0) / 1000,
     )
+
+
+def _dropped() -> tuple[type[Exception], ...]:
+    """What says that a connection is lost, or cannot be made."""
+    import aiohttp
+
+    return RuntimeError, OSError, aiohttp.ClientError, LaunchError
 
 
 def _authorization() -> dict[str, str]:

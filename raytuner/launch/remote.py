@@ -31,6 +31,8 @@ from raytuner.storage import is_address, join
 __all__ = ["RemoteCluster", "cluster_address"]
 
 LOOK_SECONDS = 0.1
+STREAM_SECONDS = 600
+"""How long one job shows a log that grows."""
 BOUNDLESS = Machine(10**6, 10**6)
 """Whether trials fit is for the cluster to say."""
 _NOISE = re.compile(
@@ -166,11 +168,14 @@ class RemoteCluster:
         return job, _NOISE.sub("", self._server.output(job.id))
 
     def follow(self, job: Job) -> Iterator[str]:
-        """What a driver prints until it ends, line by line."""
+        """What a driver prints until it ends, line by line. Raises LaunchError when its cluster is out of reach."""
+        yield from (line for line in self._lines(job.id) if not _NOISE.match(line))
+
+    def _lines(self, id: str) -> Iterator[str]:
         rest = ""
-        for part in self._server.follow(job.id):
+        for part in self._server.follow(id):
             *lines, rest = (rest + part).split("\n")
-            yield from (f"{line}\n" for line in lines if not _NOISE.match(f"{line}\n"))
+            yield from (f"{line}\n" for line in lines)
         if rest:
             yield rest
 
@@ -210,14 +215,25 @@ class RemoteCluster:
         return read_answer(rest)
 
     def stream(self, arguments: Sequence[str]) -> Iterator[str]:
-        """Have the head node carry a command out that goes on; what it prints, until it ends or this is closed."""
-        id = f"raytuner-{arguments[0]}-{secrets.token_hex(6)}"
-        self._server.submit(shlex.join(["python", "-u", "-m", "raytuner", *arguments]), id=id)
-        try:
-            yield from self.follow(self._server.job(id))
-        finally:
-            with suppress(LaunchError):
-                self._server.stop(id)
+        """Have the head node show a log as it grows; what it prints, until the log's trial ends or this is closed.
+
+        The job of a laptop that is gone must not go on for ever: each ends after a while, and the next goes on.
+        """
+        shown: int | None = 0
+        while shown is not None:
+            id = f"raytuner-{arguments[0]}-{secrets.token_hex(6)}"
+            command = ["python", "-u", "-m", "raytuner", *arguments, f"--after={shown}", f"--within={STREAM_SECONDS}"]
+            self._server.submit(shlex.join(command), id=id)
+            shown = None
+            try:
+                for line in self._lines(id):
+                    if line.startswith(ANSWER_MARK):
+                        shown = int(read_answer(line.removeprefix(ANSWER_MARK)).out)
+                    elif not _NOISE.match(line):
+                        yield line
+            finally:
+                with suppress(LaunchError):
+                    self._server.stop(id)
 
     def _no_answer(self, job: Job, output: str) -> str:
         output = _NOISE.sub("", output).strip()
