@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import time
 from typing import Any
 
@@ -103,7 +102,7 @@ def status_lines(folder: Folder) -> list[str]:
         rows.append((tracking["to"], f"{count(tracking['behind'], 'event')} behind; {tracking['error']}".rstrip("; ")))
     rows += [("note", text) for text in found["torn"]]
     if found["status"] == "interrupted":
-        rows.append(("next", f"raytuner resume {shlex.quote(str(found['folder']))}"))
+        rows.append(("next", folder.command("resume")))
     return [f"{found['name']}: {found['status']}{who}{why}", *(f"  {label:<8} {text}" for label, text in rows)]
 
 

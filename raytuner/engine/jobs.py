@@ -47,6 +47,8 @@ class Job:
     metadata: Mapping[str, str]
     started: float
     """Seconds since the epoch."""
+    exit_code: int | None = None
+    """Of the command, once it has ended by itself."""
 
     @property
     def ended(self) -> bool:
@@ -243,6 +245,7 @@ def _job(details: Any) -> Job:
         message=details.message or "",
         metadata=details.metadata or {},
         started=(details.start_time or 0) / 1000,
+        exit_code=details.driver_exit_code,
     )
 
 

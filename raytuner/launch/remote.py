@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from raytuner.definition import Cluster, Experiment, holds_password, load, without_password
 from raytuner.engine.jobs import Job, JobServer
 from raytuner.errors import LaunchError, PlanError
+from raytuner.journal import READ_AT
 from raytuner.launch.answer import ANSWER_MARK, Answer, read_answer
 from raytuner.launch.doctor import versions_here
 from raytuner.launch.pack import Package, pack
@@ -191,7 +192,7 @@ class RemoteCluster:
         """Have the head node carry a ``raytuner`` command out, and wait for what it says."""
         command = shlex.join(["python", "-m", "raytuner", "answer", *arguments])
         id = f"raytuner-{arguments[0]}-{secrets.token_hex(6)}"
-        env = {"COLUMNS": str(shutil.get_terminal_size().columns)}
+        env = {"COLUMNS": str(shutil.get_terminal_size().columns), READ_AT: self.address}
         pip = (environment or {}).get("pip")
         self._server.submit(command, id=id, folder=folder, pip=pip, env=env)
         try:
@@ -262,6 +263,7 @@ class RemoteCluster:
             id=f"raytuner-{name}-{secrets.token_hex(4)}",
             folder=folder,
             pip=environment.get("pip"),
+            env={READ_AT: self.address},
             metadata=metadata,
         )
         return Job(id, "PENDING", "", metadata, time.time())

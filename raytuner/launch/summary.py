@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from raytuner.definition import without_password
-from raytuner.journal import ExperimentState, Folder, TrialState
+from raytuner.journal import READ_AT, ExperimentState, Folder, TrialState
 from raytuner.launch.progress import duration, number
 
 __all__ = ["print_summary"]
@@ -40,9 +40,9 @@ def print_summary(
     verbs = ["resume"] if state.status == "interrupted" else []
     verbs += ["sync"] if tracking_problem else []
     verbs += ["report", "best"] if state.best else ["status"]
-    verbs += ["ui"] if tracking_uri and not tracking_problem else []
+    verbs += ["ui"] if tracking_uri and not tracking_problem and READ_AT not in os.environ else []
     for index, verb in enumerate(verbs):
-        line = f"raytuner {verb} {shlex.quote(where)}"
+        line = folder.command(verb) if _afar(folder) else f"raytuner {verb} {shlex.quote(where)}"
         console.print(f"  [dim]{'next' if index == 0 else '':<9}[/dim] {line}", soft_wrap=True)
 
 
@@ -105,7 +105,12 @@ def _failures(console: Console, state: ExperimentState, folder: Folder) -> None:
 
 
 def _log_of(folder: Folder, trial: str) -> str:
-    return f"`raytuner logs {folder.remote} {trial}`" if folder.remote else _short(folder.trial(trial))
+    return f"`{folder.command('logs', trial)}`" if _afar(folder) else _short(folder.trial(trial))
+
+
+def _afar(folder: Folder) -> bool:
+    """Whether paths of this machine are of no use to the reader."""
+    return folder.remote is not None or READ_AT in os.environ
 
 
 def _short(path: Path) -> str:

@@ -220,6 +220,11 @@ def test_an_experiment_is_stopped_and_resumed_by_its_name(site: Site) -> None:
     assert "being stopped" in site.raytuner("stop", name, *at)
     wait_until(lambda: site.state(name).status == "interrupted", 60, "it was stopped")
     wait_until(lambda: [j["status"] for j in launched(site) if j["name"] == name] == ["FAILED"], 30, "its job ended")
+    assert [j["experiment"] for j in launched(site) if j["name"] == name] == ["interrupted"]
+    assert f"{name:<30} interrupted" in site.raytuner("status", RAY_ADDRESS=site.address)
+    hint = f"raytuner resume {name} {' '.join(at)}"
+    assert f"next     {hint}" in site.raytuner("status", name, *at)
+    assert hint in " ".join(site.raytuner("logs", name, *at).split())
     before = site.state(name).steps
     shutil.rmtree(site.project / "parts")  # the cluster has its own copy
     try:

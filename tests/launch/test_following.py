@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import signal
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from raytuner.cli import main
+from raytuner.cli.cluster import _status_of, elsewhere
 from raytuner.engine import jobs
 from raytuner.engine.jobs import Job, JobServer
 from raytuner.errors import LaunchError
@@ -96,6 +98,31 @@ def test_ctrl_c_leaves_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     del following
     assert closed == [True]
     assert told == []
+
+
+def test_what_has_become_of_an_experiment_is_told_by_its_driver() -> None:
+    def told(status: str, exit_code: int | None = None) -> str:
+        return _status_of(Job("a-job", status, "", {}, 0.0, exit_code))
+
+    assert told("SUCCEEDED", 0) == "finished"
+    assert told("FAILED", 130) == told("STOPPED") == "interrupted"
+    assert told("FAILED", 1) == told("FAILED") == "failed"
+    assert told("RUNNING") == "running"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "there"),
+    [(["status"], True), (["status", "toy"], True), (["status", "here"], False), (["report"], False)],
+)
+def test_who_is_asked_with_a_cluster_in_the_environment(
+    arguments: list[str], there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_ADDRESS", "http://head:8265")
+    (tmp_path / "here").mkdir()
+    named = arguments[1] if len(arguments) > 1 else None
+    options = argparse.Namespace(address=None, dir=named, arguments=arguments)
+    assert elsewhere(options) == ("http://head:8265" if there else None)
 
 
 @pytest.fixture
