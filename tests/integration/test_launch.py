@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -44,6 +45,7 @@ def train(trial):
         w += 1.0
         assert w[0] == step, "a resumed trial must go on from its checkpoint"
         time.sleep(trial.config["seconds"])
+        print("step", step, flush=True)
         trial.report(loss=(trial.config["x"] - 0.5) ** 2 + 1.0 / step)
 
 
@@ -239,6 +241,72 @@ def test_an_experiment_is_stopped_and_resumed_by_its_name(site: Site) -> None:
     assert after.status == "finished"
     assert before < after.steps == 8 * 5
     assert after.tests[-1].metrics["data"] == 7.0
+
+
+class Wire:
+    """What a laptop's connections to the cluster go through, and how they are cut."""
+
+    def __init__(self, there: str) -> None:
+        host, _, port = there.removeprefix("http://").partition(":")
+        self._there, self._open = (host, int(port)), list[socket.socket]()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # it was closed
+            while True:
+                here, _ = self._listener.accept()
+                there = socket.create_connection(self._there)
+                self._open += [here, there]
+                for pair in ((here, there), (there, here)):
+                    threading.Thread(target=self._carry, args=pair, daemon=True).start()
+
+    @staticmethod
+    def _carry(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def cut(self) -> None:
+        for each in self._open:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._listener.close()
+        self.cut()
+
+
+def test_whoever_follows_sees_all_over_a_connection_that_drops_and_may_leave(site: Site, tmp_path: Path) -> None:
+    wire, name = Wire(site.address), f"toy-{secrets.token_hex(3)}"
+    space = {"x": {"type": "float", "low": 0.0, "high": 1.0}, "seconds": {"type": "choice", "values": [2.0]}}
+    env = {**os.environ, "RAY_AUTH_TOKEN_PATH": str(site.token), "PYTHONPATH": ""}
+    said = {what: tmp_path / what for what in ("launch", "trial")}
+
+    def start(what: str, *arguments: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "raytuner", *arguments, "--follow", "--address", wire.address]
+        with said[what].open("wb") as out:
+            return subprocess.Popen(command, cwd=site.project, env=env, stdout=out, stderr=out)
+
+    launching = start("launch", "launch", site.definition(name=name, space=space, budget={"trials": 2}))
+    try:
+        wait_until(lambda: (site.shared / name / "journal").exists() and site.state(name).steps >= 1, 90, "it trains")
+        leaving = start("trial", "logs", name, "1")
+        wait_until(lambda: "step 1" in said["trial"].read_text(), 60, "the trial's log is shown")
+        leaving.send_signal(signal.SIGINT)
+        assert leaving.wait(30) == 130
+        assert "step" in said["trial"].read_text()
+        assert not re.search("Traceback|GeneratorExit", said["trial"].read_text())
+        wire.cut()
+        assert launching.wait(120) == 0, said["launch"].read_text()
+    finally:
+        launching.kill()
+        wire.close()
+    assert said["launch"].read_text().count("best (trial") == 1
+    shown = site.raytuner("logs", name, "1", "--follow", "--address", site.address)  # and this ends
+    assert shown.split("\n") == [*(f"step {step}" for step in range(1, 6)), ""]
 
 
 # -- what would go wrong is found before anything is started ---------------------------------------------------------
