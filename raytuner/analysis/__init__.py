@@ -4,7 +4,7 @@ from raytuner.analysis.best import best, best_lines, export
 from raytuner.analysis.reading import Savings
 from raytuner.analysis.report import report, write_report
 from raytuner.analysis.results import BestTrial, Results, load
-from raytuner.analysis.status import status, status_lines
+from raytuner.analysis.status import status, status_lines, under_way
 from raytuner.analysis.usage import usage, usage_lines
 from raytuner.analysis.why import why, why_lines
 
@@ -19,6 +19,7 @@ __all__ = [
     "report",
     "status",
     "status_lines",
+    "under_way",
     "usage",
     "usage_lines",
     "why",

@@ -103,7 +103,7 @@ def _best_of(reading: Reading) -> TrialState:
     if reading.state.best is None:
         raise JournalError(
             f"{reading.folder.where}: the best trial is asked for, and none of {len(reading.state.trials)} has "
-            f"reported {reading.state.metric or 'anything'} yet; see `raytuner status {reading.folder.where}`"
+            f"reported {reading.state.metric or 'anything'} yet; see `{reading.folder.command('status')}`"
         )
     return reading.state.best
 

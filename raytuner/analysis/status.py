@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import time
 from typing import Any
 
@@ -13,7 +12,7 @@ from raytuner.analysis.text import count, duration, number, settings
 from raytuner.analysis.usage import usage, usage_lines
 from raytuner.journal import Cursor, Folder, TrialState, events_beyond
 
-__all__ = ["failure_groups", "status", "status_lines"]
+__all__ = ["failure_groups", "status", "status_lines", "under_way"]
 
 _STATUSES = ("pending", "running", "paused", "finished", "stopped", "interrupted", "failed")
 _WORDS = {"stopped": "stopped early"}
@@ -63,6 +62,13 @@ def status(folder: Folder) -> dict[str, Any]:
     return {key: jsonable(value) for key, value in answer.items()}
 
 
+def under_way(folder: Folder, trial: str) -> bool:
+    """Whether a trial may still do something. Raises JournalError for a damaged journal."""
+    reading = Reading.of(folder)
+    known = reading.state.trials.get(trial)
+    return reading.alive and not (known is not None and known.ended)
+
+
 def status_lines(folder: Folder) -> list[str]:
     """The same for a person."""
     found = status(folder)
@@ -100,7 +106,7 @@ def status_lines(folder: Folder) -> list[str]:
         rows.append((tracking["to"], f"{count(tracking['behind'], 'event')} behind; {tracking['error']}".rstrip("; ")))
     rows += [("note", text) for text in found["torn"]]
     if found["status"] == "interrupted":
-        rows.append(("next", f"raytuner resume {shlex.quote(str(found['folder']))}"))
+        rows.append(("next", folder.command("resume")))
     return [f"{found['name']}: {found['status']}{who}{why}", *(f"  {label:<8} {text}" for label, text in rows)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -244,18 +245,45 @@ def _logs(options: argparse.Namespace) -> int:
     folder.fetch_log(path)
     if not path.exists():
         raise JournalError(f"{path}: trial {options.trial} has written no such log; `raytuner status` lists the trials")
-    shown = 0
+    if options.follow:
+        _follow_log(folder, path, options)
+    else:
+        print(_read_from(path, options.after).decode(errors="replace"), end="")
+    return 0
+
+
+def _follow_log(folder: Any, path: Path, options: argparse.Namespace) -> None:
+    """Print a log as it grows, until its trial has ended, or for so long, which is told to whoever goes on."""
+    from raytuner.analysis import under_way
+    from raytuner.journal import Folder
+    from raytuner.launch.answer import answer_line
+
+    shown, goes_on, limit = options.after, True, time.monotonic() + options.within
+    look = 0.0
     while True:
-        with path.open("rb") as file:
-            file.seek(shown)
-            text = file.read()
+        text = _read_from(path, shown)
+        if options.within < math.inf and goes_on:
+            text = text[: text.rfind(b"\n") + 1]  # so that the answer has a line of its own
         shown += len(text)
         print(text.decode(errors="replace"), end="", flush=True)
-        if not options.follow:
-            return 0
-        if not text:
-            time.sleep(2.0 if folder.remote else 0.2)
-            folder.fetch_log(path)
+        if text:
+            continue
+        if not goes_on:
+            return
+        if time.monotonic() > limit:
+            print(answer_line(0, str(shown), ""), flush=True)
+            return
+        time.sleep(2.0 if folder.remote else 0.2)
+        if time.monotonic() > look:
+            goes_on = under_way(Folder.find(folder.where), options.trial.zfill(6))
+            look = time.monotonic() + 2.0
+        folder.fetch_log(path)
+
+
+def _read_from(path: Path, offset: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read()
 
 
 def _why(options: argparse.Namespace) -> int:
@@ -277,6 +305,7 @@ def _stop(options: argparse.Namespace) -> int:
 
 
 def _sync(options: argparse.Namespace) -> int:
+    from raytuner.definition import without_password
     from raytuner.launch import plan_of, send_record
     from raytuner.tracking import sync
 
@@ -287,7 +316,7 @@ def _sync(options: argparse.Namespace) -> int:
     if uri is None:
         print("tracking is off for this experiment")
         return 0
-    print(f"{sync(folder, uri)} events written to {uri}")
+    print(f"{sync(folder, uri)} events written to {without_password(uri)}")
     return 0
 
 
@@ -403,7 +432,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("trial", nargs="?", help="the trial's id, such as 17; of a cluster's driver, if left out")
     command.add_argument("--rank", type=int, default=0, help="of a distributed trial: this process, from 0 on")
     command.add_argument("--stderr", action="store_true", help="its error output instead")
-    command.add_argument("--follow", action="store_true", help="go on as it grows")
+    command.add_argument("--follow", action="store_true", help="go on as it grows, until the trial has ended")
+    command.add_argument("--after", type=int, default=0, help=argparse.SUPPRESS)  # bytes that were shown already
+    command.add_argument("--within", type=float, default=math.inf, help=argparse.SUPPRESS)  # seconds
     command = of_cluster(of_folder(add("stop", _stop, "Stop a running experiment, or one trial of it.")))
     command.add_argument("--trial", metavar="ID", help="this trial only")
     of_cluster(of_folder(add("report", _report, "Write and show the report.")))

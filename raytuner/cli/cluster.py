@@ -50,10 +50,12 @@ def _follow(cluster: Any, job: Any) -> int:
     try:
         for line in cluster.follow(job):
             print(line, end="", flush=True)
+        return 0 if cluster.outcome(job).status == "SUCCEEDED" else FAILED
     except KeyboardInterrupt:
         print(f"\nno longer following; {job.metadata['raytuner.name']} goes on (`raytuner stop` ends it)")
-        return INTERRUPTED
-    return 0 if cluster.outcome(job).status == "SUCCEEDED" else FAILED
+    except LaunchError as error:  # says nothing about the experiment
+        print(f"{error}; `raytuner logs {job.metadata['raytuner.name']} --follow` shows more of it", file=sys.stderr)
+    return INTERRUPTED
 
 
 def doctor(options: argparse.Namespace) -> int:
@@ -87,8 +89,10 @@ def elsewhere(options: argparse.Namespace) -> str | None:
 
     if options.address is not None:
         return cluster_address(options.address)
-    # A name that is no folder here is one on the cluster that the environment names.
-    named = options.dir is not None and "/" not in options.dir and not Path(options.dir).exists()
+    if options.dir is None:
+        named = options.arguments[0] == "status"  # which lists all that the cluster knows
+    else:  # a name that is no folder here is one on the cluster that the environment names
+        named = "/" not in options.dir and not Path(options.dir).exists()
     return cluster_address(None) if named else None
 
 
@@ -151,17 +155,31 @@ def _list_launched(options: argparse.Namespace, cluster: Any) -> int:
         newest.setdefault(job.metadata["raytuner.name"], job)
     if options.json:
         rows = [
-            {"name": name, "job": job.id, "status": job.status, "storage": job.metadata["raytuner.storage"]}
+            {
+                "name": name,
+                "job": job.id,
+                "status": job.status,
+                "experiment": _status_of(job),
+                "storage": job.metadata["raytuner.storage"],
+            }
             for name, job in newest.items()
         ]
         print_json({"schema": "raytuner.launched/1", "experiments": rows})
         return 0
     for name, job in newest.items():
         begun = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.started))
-        print(f"{name:<30} {job.status.lower():<10} {begun}  {job.metadata['raytuner.storage']}")
+        print(f"{name:<30} {_status_of(job):<11} {begun}  {job.metadata['raytuner.storage']}")
     if not newest:
         print("no experiment was launched since the cluster was started")
     return 0
+
+
+def _status_of(job: Any) -> str:
+    """What has become of an experiment, by the job of its driver, which ends as its command line does."""
+    if job.status == "FAILED" and job.exit_code == INTERRUPTED:
+        return "interrupted"
+    words = {"SUCCEEDED": "finished", "STOPPED": "interrupted"}
+    return str(words.get(job.status, job.status.lower()))
 
 
 def answer(options: argparse.Namespace) -> int:

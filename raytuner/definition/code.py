@@ -11,7 +11,6 @@ import importlib
 import importlib.machinery
 import re
 import sys
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from importlib.util import decode_source
 from pathlib import Path
@@ -21,7 +20,7 @@ from raytuner.definition.bindings import Bindings, bindings
 from raytuner.definition.messages import suggestion
 from raytuner.errors import Problem
 
-__all__ = ["CODE_PATTERN", "PACKAGE_MARK", "CodeInfo", "find_code", "import_from", "import_root", "imported_modules"]
+__all__ = ["CODE_PATTERN", "PACKAGE_MARK", "CodeInfo", "find_code", "import_from", "import_root"]
 
 CODE_PATTERN = re.compile(
     r"(?P<source>[^:]+\.py|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)"
@@ -131,53 +130,6 @@ def _find_module(module: str, root: Path, where: str) -> CodeInfo:
     if spec.origin and spec.origin.endswith(".py"):
         return CodeInfo(file=Path(spec.origin))
     return CodeInfo(warnings=(f"{where}: {module} is no Python source, so that its names could not be checked",))
-
-
-def imported_modules(files: Iterable[Path], root: Path) -> dict[str, str]:
-    """The top-level modules that the files, and files below ``root`` that they import, need from elsewhere.
-
-    Each with the place that needs it, file:line. Only what is imported at the top level of a module counts, and
-    nothing in a ``try``; nothing is imported to find out.
-    """
-    needed: dict[str, str] = {}
-    seen: set[Path] = set()
-    todo = [file.resolve() for file in files]
-    while todo:
-        path = todo.pop()
-        if path in seen or not path.is_relative_to(root):
-            continue
-        seen.add(path)
-        try:
-            tree = ast.parse(decode_source(path.read_bytes()))
-        except (OSError, SyntaxError, ValueError, RecursionError):
-            continue  # told elsewhere
-        for node in tree.body:
-            for name, local in _imports(node, path, root):
-                todo += local
-                if not local and name and not (root / name.partition(".")[0]).is_dir():
-                    needed.setdefault(name.partition(".")[0], f"{path.relative_to(root).as_posix()}:{node.lineno}")
-    return needed
-
-
-def _imports(node: ast.stmt, path: Path, root: Path) -> Iterator[tuple[str, list[Path]]]:
-    """The modules that a statement imports, each with the files below ``root`` that it runs."""
-    if isinstance(node, ast.ImportFrom) and node.level:
-        base = path.parents[node.level - 1].joinpath(*filter(None, (node.module or "").split(".")))
-        yield "", [p for each in (base, *(base / alias.name for alias in node.names)) for p in _sources(each)]
-        return
-    names: list[str] = []
-    if isinstance(node, ast.Import):
-        names = [alias.name for alias in node.names]
-    elif isinstance(node, ast.ImportFrom):  # what is imported from a package may be a module of it
-        names = [f"{node.module}.{alias.name}" for alias in node.names]
-    for name in names:
-        parts = name.split(".")
-        yield name, [p for n in range(len(parts)) for p in _sources(root.joinpath(*parts[: n + 1]))]
-
-
-def _sources(module: Path) -> list[Path]:
-    """The files that an import of the module at this place, without its ending, would run."""
-    return [path for path in (module.with_name(f"{module.name}.py"), module / "__init__.py") if path.is_file()]
 
 
 def _top_level_spec(name: str, root: Path) -> importlib.machinery.ModuleSpec | None:

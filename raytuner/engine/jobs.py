@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from raytuner.engine.runner import quiet_ray
+from raytuner.engine.token import cluster_token, token_source
 from raytuner.errors import LaunchError
 
 __all__ = ["Job", "JobServer"]
@@ -22,6 +22,11 @@ CONNECT_SECONDS = 10.0
 LOOK_SECONDS = 0.1
 AGENT_SECONDS = 60.0
 """How long a cluster that comes up may take until it can start jobs."""
+RECONNECT_SECONDS = 60.0
+"""How long a lost connection is tried for."""
+AGAIN_SECONDS = 1.0
+SILENT_SECONDS = 60.0
+"""After how long without a word a connection is made anew."""
 NO_AGENT = "No available agent to submit job"
 TALKATIVE = (
     "ray.dashboard.modules.dashboard_sdk",
@@ -42,6 +47,8 @@ class Job:
     metadata: Mapping[str, str]
     started: float
     """Seconds since the epoch."""
+    exit_code: int | None = None
+    """Of the command, once it has ended by itself."""
 
     @property
     def ended(self) -> bool:
@@ -80,8 +87,8 @@ class JobServer:
         except requests.exceptions.RequestException as error:
             raise LaunchError(
                 f"{self.address}: the dashboard of a Ray cluster is needed, and nothing answers there "
-                f"({_cause(error)}); check the address, whether the cluster is up, and whether this machine may reach "
-                "it (ssh -L or kubectl port-forward, where it is private)"
+                f"({self._cause(error)}); check the address, whether the cluster is up, and whether this machine may "
+                "reach it (ssh -L or kubectl port-forward, where it is private)"
             ) from error
         if answer.status_code == 401:
             raise LaunchError(
@@ -90,7 +97,7 @@ class JobServer:
             )
         if answer.status_code == 403:
             raise LaunchError(
-                f"{self.address}: the cluster refuses the token from {_token_source()}; ask whoever runs the "
+                f"{self.address}: the cluster refuses the token from {token_source()}; ask whoever runs the "
                 "cluster for the one that its nodes have"
             )
         try:
@@ -153,17 +160,48 @@ class JobServer:
             return str(self._client.get_job_logs(id))
 
     def follow(self, id: str) -> Iterator[str]:
-        """What a job prints, part by part, until it ends."""
+        """What a job prints, part by part, until it ends. A connection that is lost is made again.
+
+        Raises LaunchError when that does not succeed for a while; the job goes on all the same.
+        """
+        shown, reached = 0, time.monotonic()
+        while True:
+            seen = 0  # every connection tells all from the beginning
+            try:
+                for part in self._tail(id):
+                    seen, reached = seen + len(part), time.monotonic()
+                    if seen > shown:
+                        yield part[shown - seen :]
+                        shown = seen
+                if self.job(id).ended:
+                    return
+            except _dropped() as error:
+                if time.monotonic() - reached > RECONNECT_SECONDS:
+                    raise LaunchError(
+                        f"{self.address}: the connection was lost, and is not there again after "
+                        f"{RECONNECT_SECONDS:g} s ({self._cause(error)}); job {id} goes on without it"
+                    ) from error
+            else:
+                reached = time.monotonic()
+            time.sleep(LOOK_SECONDS if seen else AGAIN_SECONDS)
+
+    def _tail(self, id: str) -> Iterator[str]:
+        """What a job has printed and prints, over one connection, as long as that tells something."""
         loop = asyncio.new_event_loop()
         parts = self._client.tail_job_logs(id)
         try:
-            with self._told():
-                while True:
-                    try:
-                        yield loop.run_until_complete(anext(parts))
-                    except StopAsyncIteration:
-                        return
+            # A laptop that slept holds a connection of which it will never hear again.
+            while (part := loop.run_until_complete(asyncio.wait_for(anext(parts, None), SILENT_SECONDS))) is not None:
+                yield part
+        except TimeoutError:
+            return
         finally:
+            # Ctrl-C leaves the task in the middle of the generator, which must be out of it before it can be closed.
+            left = asyncio.all_tasks(loop)
+            for task in left:
+                task.cancel()
+            if left:
+                loop.run_until_complete(asyncio.wait(left))
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()
 
@@ -190,7 +228,14 @@ class JobServer:
     def _failure(self, error: Exception) -> LaunchError:
         if isinstance(error, ImportError) or "ray[default]" in str(error):
             return LaunchError('clusters need more of Ray than is installed here; pip install "raytuner[cluster]"')
-        return LaunchError(f"{self.address}: the cluster did not do what was asked of it: {_cause(error)}")
+        return LaunchError(f"{self.address}: the cluster did not do what was asked of it: {self._cause(error)}")
+
+    def _cause(self, error: BaseException) -> str:
+        """Why it went wrong: HTTP libraries may quote a header, and thus the token."""
+        cause = _cause(error)
+        for value in self._headers.values():
+            cause = cause.replace(value, "***").replace(value.removeprefix("Bearer "), "***")
+        return cause
 
 
 def _job(details: Any) -> Job:
@@ -200,34 +245,20 @@ def _job(details: Any) -> Job:
         message=details.message or "",
         metadata=details.metadata or {},
         started=(details.start_time or 0) / 1000,
+        exit_code=details.driver_exit_code,
     )
 
 
+def _dropped() -> tuple[type[Exception], ...]:
+    """What says that a connection is lost, or cannot be made."""
+    import aiohttp
+
+    return RuntimeError, OSError, aiohttp.ClientError, LaunchError
+
+
 def _authorization() -> dict[str, str]:
-    token = _token()
+    token = cluster_token()
     return {"Authorization": f"Bearer {token}"} if token else {}
-
-
-def _token() -> str:
-    if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
-        return token
-    file = _token_file()
-    try:
-        return file.read_text().strip()
-    except FileNotFoundError as error:
-        if os.environ.get("RAY_AUTH_TOKEN_PATH"):
-            raise LaunchError(f"RAY_AUTH_TOKEN_PATH: there is no file {file}; put the cluster's token there") from error
-        return ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise LaunchError(f"{file}: the cluster's token cannot be read: {error}") from error
-
-
-def _token_file() -> Path:
-    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
-
-
-def _token_source() -> str:
-    return "RAY_AUTH_TOKEN" if os.environ.get("RAY_AUTH_TOKEN", "").strip() else str(_token_file())
 
 
 def _cause(error: BaseException) -> str:

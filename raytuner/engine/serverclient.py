@@ -167,7 +167,15 @@ class ServerClient:
         self._selector = selectors.DefaultSelector()
 
     def start(self, key: str, spec: dict[str, Any], *, test: bool = False) -> Process:
-        """Start the process of an attempt. It is on its way when this returns; ``wait`` tells what it says."""
+        """Start the process of an attempt. It is on its way when this returns; ``wait`` tells what it says.
+
+        Raises TrialError where the experiment's folder is not there, or no server can be started.
+        """
+        if not Path(self._spec.root).is_dir():  # before a server makes the folder above it, for its log
+            raise TrialError(
+                f"storage: the node {socket.gethostname()} does not see the experiment's folder, there is no "
+                f"{self._spec.root}; name a folder that all nodes share, or an object store (s3://bucket/folder)"
+            )
         for _ in range(3):
             try:
                 self._open()

@@ -19,11 +19,12 @@ from raytuner.journal.events import (
     TrialStarted,
     Usage,
 )
-from raytuner.journal.folder import Folder, Lock, write_whole
+from raytuner.journal.folder import READ_AT, Folder, Lock, write_whole
 from raytuner.journal.log import Cursor, JournalReader, JournalWriter, events_beyond
 from raytuner.journal.state import Checkpoint, ExperimentState, Fold, Phase, Step, TrialState, replay
 
 __all__ = [
+    "READ_AT",
     "Checkpoint",
     "CheckpointRemoved",
     "CheckpointWritten",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import socket
 import time
 from contextlib import suppress
@@ -23,7 +24,10 @@ from raytuner.storage import (
     work_folder,
 )
 
-__all__ = ["Folder", "Lock", "write_whole"]
+__all__ = ["READ_AT", "Folder", "Lock", "write_whole"]
+
+READ_AT = "RAYTUNER_CLUSTER"
+"""Set in a cluster's jobs, whose output is read elsewhere: the address by which the reader reaches the cluster."""
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -81,6 +85,12 @@ class Folder:
     def where(self) -> str:
         """What to call it on a command line."""
         return self.remote or str(self.path)
+
+    def command(self, verb: str, *arguments: str) -> str:
+        """What one types to have something done with it, where what is printed here is read."""
+        address = os.environ.get(READ_AT)
+        where = self.where if address is None else self.where.partition("?")[0].rstrip("/").rpartition("/")[2]
+        return shlex.join(["raytuner", verb, where, *arguments, *(["--address", address] if address else [])])
 
     def here(self, path: str | Path) -> Path:
         """What a path of the record is called now: it may have been written on another machine, or before a move."""

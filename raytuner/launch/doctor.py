@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from raytuner.definition import format_size, imported_modules, load
+from raytuner.definition import Imports, find_imports, format_size, load, without_password
 from raytuner.engine.nodes import NodeAnswer, ask_every_node, autoscaler
 from raytuner.engine.runner import connect
 from raytuner.errors import JournalError, RaytunerError, StorageError
@@ -29,6 +29,14 @@ SKEW_SECONDS = (5.0, 60.0)
 """From how much on a clock's difference is told of, and from how much on it does harm."""
 ROOM = (5 * 10**9, 10**8)
 """Free bytes below which a disk is told of, and below which nothing can be started."""
+
+LOCAL = (
+    *("apfs", "aufs", "bcachefs", "btrfs", "exfat", "ext2", "ext3", "ext4", "f2fs", "fuse.fuse-overlayfs", "fuseblk"),
+    *("jfs", "ntfs", "ntfs3", "overlay", "ramfs", "reiserfs", "rootfs", "squashfs", "tmpfs", "vfat", "xfs", "zfs"),
+)
+"""File systems of one machine. What is not among them (NFS, Lustre, FUSE over a bucket, ...) may be shared."""
+FOR_TRIALS = ("torch", "numpy")
+"""Packages without which a node's trials are other trials than another's."""
 
 
 @dataclass(frozen=True)
@@ -60,25 +68,28 @@ def examine(file: str | None, overrides: Sequence[str], address: str | None) -> 
         "storage": None,
         "tracking": None,
         "grows": False,
+        "gpu": False,
     }
     machine = this_machine()
     if address is not None:
         machine = connect(address) or machine
         report["grows"] = autoscaler() is not None
     plan = _plan(file, overrides, machine, report["problems"]) if file is not None else None
-    modules: dict[str, str] = {}
-    storage = None
+    imports = Imports()
+    storage = tracking = None
     if plan is not None:
         code = [info.file for info in plan.code.values() if info.file is not None]
-        modules = imported_modules(code, plan.import_root.resolve())
-        storage = plan.experiment.storage
-    report |= {"storage": storage, "tracking": plan.tracking_uri if plan is not None else None, "modules": modules}
+        imports = find_imports(code, plan.import_root)
+        storage, tracking = plan.experiment.storage, plan.tracking_uri
+        report["gpu"] = any(needs.gpu for needs in plan.needs)
+    report |= {"storage": storage, "tracking": tracking and without_password(tracking)}
+    report |= {"modules": imports.modules, "later": imports.later}
     with _marked(storage, report["problems"]) as mark:
         request = {
             "storage": storage if mark else None,
             "mark": mark,
-            "tracking": report["tracking"],
-            "modules": list(modules),
+            "tracking": tracking,
+            "modules": [*imports.modules, *imports.later],
             "programs": [MPS] if plan is not None and plan.experiment.resources.mps else [],
         }
         report["nodes"] = [asdict(each) for each in _answers(request, machine, address)]
@@ -173,12 +184,8 @@ def judge(report: Mapping[str, Any], here: Mapping[str, Any]) -> list[Finding]:
     found += _versions(report, here)
     for node in nodes:
         found += _of_node(node, head, report)
-    for module, place in report["modules"].items():
-        without = [node["host"] for node in nodes if module in node["answer"].get("missing", [])]
-        if without:
-            where = "any node" if len(without) == len(nodes) else ", ".join(without)
-            remedy = "add it to cluster.requirements or to the nodes' image; a module of your own must be in git"
-            found.append(Finding("error", place, f"it imports {module}, which is not there on {where}; {remedy}"))
+    found += _missing_modules(report)
+    found += _not_shared(report, head)
     if several and str(report["tracking"]).startswith("sqlite"):
         text = (
             f"{report['tracking']} is a file of the head node, in a cluster of several nodes; "
@@ -186,6 +193,31 @@ def judge(report: Mapping[str, Any], here: Mapping[str, Any]) -> list[Finding]:
         )
         found.append(Finding("error", "tracking.mlflow", text))
     return sorted(found, key=lambda each: each.level)
+
+
+def _not_shared(report: Mapping[str, Any], head: Mapping[str, Any]) -> Iterator[Finding]:
+    """A folder of the head's own disk, where nodes may join that would not see it: none of them can be asked."""
+    kind = head.get("filesystem", "")
+    if report["grows"] and kind in LOCAL:
+        proven = len(report["nodes"]) > 1  # the others were asked: it is one folder for them
+        text = (
+            f"it is on the head node's own disk ({kind}), and nodes that join would not see it; name a folder that all "
+            "nodes mount, such as one of NFS, or an object store (s3://bucket/folder)"
+        )
+        yield Finding("warning" if proven else "error", f"storage {report['storage']}", text)
+
+
+def _missing_modules(report: Mapping[str, Any]) -> Iterator[Finding]:
+    nodes = report["nodes"]
+    remedy = "add it to cluster.requirements or to the nodes' image; a module of your own must be in git"
+    for module, place in {**report["later"], **report["modules"]}.items():
+        without = [node["host"] for node in nodes if module in node["answer"].get("missing", [])]
+        where = "any node" if len(without) == len(nodes) else ", ".join(without)
+        if without and module in report["modules"]:
+            yield Finding("error", place, f"it imports {module}, which is not there on {where}; {remedy}")
+        elif without:
+            text = f"a function imports {module}, which is not there on {where}, and fails when it is called"
+            yield Finding("warning", place, f"{text}; {remedy}")
 
 
 def _versions(report: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[Finding]:
@@ -205,9 +237,10 @@ def _of_node(node: Mapping[str, Any], head: Mapping[str, Any], report: Mapping[s
         remedy = "install the same version of raytuner on every node, and look at the node's logs"
         yield Finding("error", where, f"raytuner cannot be called there: {node['error']}; {remedy}")
         return
-    for name, version in answer["versions"].items():
-        if version != head["versions"].get(name):
-            text = f"it has {name} {version}, and the head node {head['versions'].get(name, 'none')}"
+    ours, heads = answer["versions"], head["versions"]
+    for name in [*ours, *(each for each in FOR_TRIALS if each in heads and each not in ours)]:
+        if ours.get(name) != heads.get(name):
+            text = f"it has {name} {ours.get(name, 'none')}, and the head node {heads.get(name, 'none')}"
             yield Finding("error", where, f"{text}; give all nodes the same image")
     if answer["storage"]:
         yield Finding("error", where, f"storage {report['storage']}: {answer['storage']}")
@@ -215,6 +248,9 @@ def _of_node(node: Mapping[str, Any], head: Mapping[str, Any], report: Mapping[s
         level: Literal["error", "warning"] = "error" if node["head"] else "warning"
         yield Finding(level, where, f"MLflow at {without_password(report['tracking'])}: {answer['mlflow']}")
     declared = int(node["resources"].get("GPU", 0))
+    if declared and ours.get("torch", "").endswith("+cpu"):
+        text = f"it has GPUs, and torch {ours['torch']}, which cannot use them; install a build of torch for CUDA"
+        yield Finding("error" if report["gpu"] and "torch" in report["modules"] else "warning", where, text)
     if declared > len(answer["gpus"]):
         text = f"it declares {declared} GPUs, and its driver shows {len(answer['gpus'])}; look at nvidia-smi there"
         yield Finding("warning", where, text)
@@ -228,13 +264,6 @@ def _of_node(node: Mapping[str, Any], head: Mapping[str, Any], report: Mapping[s
     if abs(node["skew"]) > SKEW_SECONDS[0]:
         text = f"its clock is {abs(node['skew']):.0f} s {'ahead' if node['skew'] > 0 else 'behind'}; run chrony or ntpd"
         yield Finding("error" if abs(node["skew"]) > SKEW_SECONDS[1] else "warning", where, text)
-
-
-def without_password(uri: str) -> str:
-    """An address as it may be shown."""
-    scheme, mark, rest = uri.partition("://")
-    access, at, place = rest.rpartition("@")
-    return f"{scheme}{mark}{access.partition(':')[0]}:***@{place}" if at and ":" in access else uri
 
 
 def describe(report: Mapping[str, Any]) -> list[str]:

@@ -307,7 +307,7 @@ def _mirrored(plan: Plan, folder: Folder, console: Console, interrupt: Interrupt
         asked = interrupt.reason
         problem = mirror.close()
         if problem:
-            say(f"{problem}; go on with `raytuner resume {folder.where}`, which sends it first")
+            say(f"{problem}; go on with `{folder.command('resume')}`, which sends it first")
 
 
 def _go(plan: Plan, folder: Folder, engine: Engine, conductor: Conductor, console: Console) -> None:

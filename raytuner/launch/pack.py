@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import os
-import re
 import shutil
 import subprocess
 import tempfile
@@ -13,48 +11,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from raytuner.definition import PACKAGE_MARK, format_size
+from raytuner.definition import PACKAGE_MARK, find_imports, format_size
 from raytuner.engine.snapshot import INSTALLED, SKIPPED
+from raytuner.engine.token import cluster_token
 from raytuner.errors import LaunchError
+from raytuner.launch.confidential import secrecy
+from raytuner.launch.requirements import requirement_files
 from raytuner.plan import Plan
 
-__all__ = ["Package", "git_state", "pack", "requirements_of"]
+__all__ = ["Package", "git_state", "pack"]
 
-SECRETS = (
-    ".env",
-    ".env.*",
-    "*.pem",
-    "*.key",
-    "*.p12",
-    "*.pfx",
-    "*.jks",
-    "*.keystore",
-    "*.kdbx",
-    "id_rsa*",
-    "id_dsa*",
-    "id_ecdsa*",
-    "id_ed25519*",
-    ".netrc",
-    "_netrc",
-    ".pgpass",
-    ".pypirc",
-    ".npmrc",
-    ".git-credentials",
-    ".htpasswd",
-    "auth_token",
-    "credentials",
-    "credentials.*",
-    "secrets.*",
-    "*.secret",
-    "*service-account*.json",
-    "*service_account*.json",
-    "kubeconfig",
-    "*.kubeconfig",
-)
-"""Names of files that hold secrets, and never leave this machine."""
-HARMLESS = ("*.example", "*.sample", "*.template", "*.dist")
-SECRET_FOLDERS = frozenset({".ssh", ".aws", ".azure", ".gcloud", ".gnupg", ".kube", ".docker", ".ray"})
-_PRIVATE_KEY = re.compile(rb"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----")
 _IGNORES = (".gitignore", ".rayignore")
 """Ray would leave out, by these, files that were chosen here."""
 
@@ -77,8 +43,8 @@ def pack(plan: Plan, target: Path) -> Package:
     """Copy what goes to the cluster to ``target``: the files that git tracks, and those that the definition names.
 
     Where the import root is in no repository, all files go that git would not ignore, save those of virtual
-    environments, hidden folders and results. Raises LaunchError for what is too large, and for a secret that the
-    definition names.
+    environments, hidden folders and results. Raises LaunchError for what is too large, for a secret that the
+    definition names, for a file that is imported and would stay, and where git does not answer.
     """
     assert plan.file is not None
     root, cluster = plan.import_root, plan.experiment.cluster
@@ -87,19 +53,21 @@ def pack(plan: Plan, target: Path) -> Package:
     for pattern in cluster.include:
         wanted |= _included(root, pattern)
     if cluster.requirements is not None:
-        wanted |= _requirement_files(root, Path(cluster.requirements))
+        wanted |= requirement_files(root, Path(cluster.requirements))
+    token = cluster_token()
     for path in sorted(wanted):
-        if reason := _secret(root, path):
+        if reason := secrecy(root, path, token):
             raise LaunchError(
                 f"{path}: the definition names it, but it {reason} and would leave this machine; "
                 "give secrets to the nodes in their environment"
             )
     tracked = _tracked(root)
     chosen, notes = wanted | set(tracked), []
-    secret = {path: reason for path in chosen if (reason := _secret(root, path))}
+    secret = {path: reason for path in chosen if (reason := secrecy(root, path, token))}
     outside = {path for path in chosen - wanted - secret.keys() if not _lies_in(root, path)}
     chosen -= secret.keys() | outside
     chosen = {path for path in chosen if path.name not in _IGNORES and (root / path).is_file()}
+    _check_imports(plan, chosen)
     sizes = {path: (root / path).stat().st_size for path in chosen}
     if sum(sizes.values()) > cluster.limit:
         largest = sorted(sizes, key=lambda path: -sizes[path])[:5]
@@ -110,7 +78,7 @@ def pack(plan: Plan, target: Path) -> Package:
             + "; put data where all nodes see it, take it out of git, or raise cluster.limit"
         )
     if secret:
-        notes.append(f"left out, as secrets: {_some(secret)}")
+        notes.append(f"left out, as secrets: {_some(secret, 20)}")
     if outside:
         notes.append(f"left out, as links out of the project: {_some(outside)}")
     if untracked := [path for path in _untracked(root) if path not in chosen]:
@@ -123,28 +91,17 @@ def pack(plan: Plan, target: Path) -> Package:
     return Package(target, file, len(chosen), sum(sizes.values()), tuple(notes))
 
 
-def requirements_of(root: Path, file: str) -> tuple[list[str], list[str]]:
-    """The lines of a file of pip requirements for Ray's runtime environment, and the files of constraints they name.
-
-    ``-r`` is followed; ``-c`` names the file as it lies in the package, by the variable that Ray sets for pip.
-    """
-    lines: list[str] = []
-    named: list[str] = []
-
-    def read(path: Path) -> None:
-        for line in (root / path).read_text().splitlines():
-            line = re.sub(r"(^|\s)#.*", "", line).strip()
-            option, _, other = line.partition(" ")
-            if option in ("-r", "--requirement"):
-                read(path.parent / other.strip())
-            elif option in ("-c", "--constraint"):
-                named.append(os.path.normpath(path.parent / other.strip()))
-                lines.append(f"-c ${{RAY_RUNTIME_ENV_CREATE_WORKING_DIR}}/{named[-1]}")
-            elif line:
-                lines.append(line)
-
-    read(Path(file))
-    return lines, named
+def _check_imports(plan: Plan, chosen: set[Path]) -> None:
+    """Whether all files of the project that are imported go along."""
+    root = plan.import_root.resolve()
+    code = [info.file for info in plan.code.values() if info.file is not None]
+    imported = {file.relative_to(root): place for file, place in find_imports(code, root).files.items()}
+    if stays := {path: place for path, place in imported.items() if path not in chosen}:
+        raise LaunchError(
+            "what goes to the cluster lacks files that are imported: "
+            + ", ".join(f"{path} (by {stays[path]})" for path in sorted(stays))
+            + "; git add them, or name them in cluster.include"
+        )
 
 
 def git_state(root: Path) -> dict[str, str | bool]:
@@ -163,7 +120,8 @@ def git_state(root: Path) -> dict[str, str | bool]:
 
 def _git(root: Path, *arguments: str) -> str:
     command = ["git", "-C", str(root), *arguments]
-    return os.fsdecode(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)
+    env = {**os.environ, "LC_ALL": "C"}  # what it says is read
+    return os.fsdecode(subprocess.run(command, capture_output=True, check=True, timeout=60, env=env).stdout)
 
 
 def _paths(listing: str) -> list[Path]:
@@ -173,8 +131,13 @@ def _paths(listing: str) -> list[Path]:
 def _in_repository(root: Path) -> bool:
     try:
         return _git(root, "rev-parse", "--is-inside-work-tree").strip() == "true"
-    except subprocess.SubprocessError:
-        return False
+    except subprocess.CalledProcessError as error:
+        said = os.fsdecode(error.stderr)
+        if "not a git repository (or any" in said:
+            return False
+        raise LaunchError(
+            f"{root}: git does not tell which files go to the cluster; it says: {said.strip()}"
+        ) from error
     except OSError as error:
         raise LaunchError(f"git is needed to tell which files go to the cluster: {error}; install it") from error
 
@@ -211,39 +174,6 @@ def _included(root: Path, pattern: str) -> set[Path]:
     if not files:
         raise LaunchError(f"cluster.include: there is no file {pattern!r} in {root}; it is relative to that folder")
     return {path.relative_to(root) for path in files if "__pycache__" not in path.parts}
-
-
-def _requirement_files(root: Path, file: Path) -> set[Path]:
-    """A file of requirements, and those that it names."""
-    if not (root / file).is_file():
-        raise LaunchError(
-            f"cluster.requirements: there is no file {str(file)!r} in {root}; it is relative to that folder"
-        )
-    found = {Path(os.path.normpath(file))}
-    for option, other in re.findall(r"(?m)^\s*(-r|-c|--requirement|--constraint)\s+(\S+)", (root / file).read_text()):
-        path = Path(os.path.normpath(file.parent / other))
-        if option in ("-c", "--constraint"):
-            if not (root / path).is_file():
-                raise LaunchError(f"{file}: there is no file {other!r} in {root}")
-            found.add(path)
-        elif path not in found:
-            found |= _requirement_files(root, path)
-    return found
-
-
-def _secret(root: Path, path: Path) -> str:
-    """Why a file is taken for a secret; an empty string when it is not."""
-    name = path.name.lower()
-    if SECRET_FOLDERS.intersection(path.parts[:-1]):
-        return f"lies in {next(part for part in path.parts if part in SECRET_FOLDERS)}/"
-    matches = any(fnmatch.fnmatch(name, pattern) for pattern in SECRETS)
-    if matches and not name.endswith(".py") and not any(fnmatch.fnmatch(name, pattern) for pattern in HARMLESS):
-        return "is called as a secret is"
-    try:
-        with (root / path).open("rb") as file:
-            return "holds a private key" if _PRIVATE_KEY.search(file.read(2**16)) else ""
-    except OSError:
-        return ""
 
 
 def _lies_in(root: Path, path: Path) -> bool:

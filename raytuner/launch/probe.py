@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -33,6 +34,7 @@ def look(node: str, request: dict[str, Any]) -> dict[str, Any]:
         "versions": _versions(),
         "gpus": _gpus(),
         "disks": _disks([tempfile.gettempdir(), *([storage] if storage and "://" not in storage else [])]),
+        "filesystem": _filesystem(Path(storage)) if storage and "://" not in storage else "",
         "storage": _storage(node, storage, request["mark"]) if storage else "",
         "mlflow": _mlflow(tracking) if tracking else "",
         "without": [program for program in request.get("programs") or [] if shutil.which(program) is None],
@@ -69,6 +71,18 @@ def _disks(places: list[str]) -> dict[str, dict[str, int]]:
             usage = shutil.disk_usage(there)
             found[place] = {"free": usage.free, "size": usage.total}
     return found
+
+
+def _filesystem(folder: Path) -> str:
+    """The kind of file system that a folder is, or would be, on; an empty string where the system does not tell."""
+    found: dict[Path, str] = {}
+    with suppress(OSError):
+        for line in Path("/proc/mounts").read_text(errors="replace").splitlines():
+            _, place, kind, *_ = line.split(" ")
+            # What is mounted over another is told later; blanks are told as \\040.
+            found[Path(re.sub(r"\\([0-7]{3})", lambda each: chr(int(each[1], 8)), place))] = kind
+    folder = folder.resolve()
+    return next((found[path] for path in (folder, *folder.parents) if path in found), "")
 
 
 def _storage(node: str, storage: str, mark: list[str]) -> str:

@@ -17,12 +17,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from raytuner.definition import Cluster, Experiment, load
+from raytuner.definition import Cluster, Experiment, holds_password, load, without_password
 from raytuner.engine.jobs import Job, JobServer
 from raytuner.errors import LaunchError, PlanError
+from raytuner.journal import READ_AT
 from raytuner.launch.answer import ANSWER_MARK, Answer, read_answer
 from raytuner.launch.doctor import versions_here
-from raytuner.launch.pack import Package, pack, requirements_of
+from raytuner.launch.pack import Package, pack
+from raytuner.launch.requirements import requirements_of
 from raytuner.plan import Machine, Plan, storage_problems
 from raytuner.plan import compile as compile_plan
 from raytuner.storage import is_address, join
@@ -30,6 +32,8 @@ from raytuner.storage import is_address, join
 __all__ = ["RemoteCluster", "cluster_address"]
 
 LOOK_SECONDS = 0.1
+STREAM_SECONDS = 600
+"""How long one job shows a log that grows."""
 BOUNDLESS = Machine(10**6, 10**6)
 """Whether trials fit is for the cluster to say."""
 _NOISE = re.compile(
@@ -179,11 +183,14 @@ class RemoteCluster:
         return job, _NOISE.sub("", self._server.output(job.id))
 
     def follow(self, job: Job) -> Iterator[str]:
-        """What a driver prints until it ends, line by line."""
+        """What a driver prints until it ends, line by line. Raises LaunchError when its cluster is out of reach."""
+        yield from (line for line in self._lines(job.id) if not _NOISE.match(line))
+
+    def _lines(self, id: str) -> Iterator[str]:
         rest = ""
-        for part in self._server.follow(job.id):
+        for part in self._server.follow(id):
             *lines, rest = (rest + part).split("\n")
-            yield from (f"{line}\n" for line in lines if not _NOISE.match(f"{line}\n"))
+            yield from (f"{line}\n" for line in lines)
         if rest:
             yield rest
 
@@ -199,7 +206,7 @@ class RemoteCluster:
         """Have the head node carry a ``raytuner`` command out, and wait for what it says."""
         command = shlex.join(["python", "-m", "raytuner", "answer", *arguments])
         id = f"raytuner-{arguments[0]}-{secrets.token_hex(6)}"
-        env = {"COLUMNS": str(shutil.get_terminal_size().columns)}
+        env = {"COLUMNS": str(shutil.get_terminal_size().columns), READ_AT: self.address}
         pip = (environment or {}).get("pip")
         self._server.submit(command, id=id, folder=folder, pip=pip, env=env)
         try:
@@ -223,14 +230,25 @@ class RemoteCluster:
         return read_answer(rest)
 
     def stream(self, arguments: Sequence[str]) -> Iterator[str]:
-        """Have the head node carry a command out that goes on; what it prints, until it ends or this is closed."""
-        id = f"raytuner-{arguments[0]}-{secrets.token_hex(6)}"
-        self._server.submit(shlex.join(["python", "-u", "-m", "raytuner", *arguments]), id=id)
-        try:
-            yield from self.follow(self._server.job(id))
-        finally:
-            with suppress(LaunchError):
-                self._server.stop(id)
+        """Have the head node show a log as it grows; what it prints, until the log's trial ends or this is closed.
+
+        The job of a laptop that is gone must not go on for ever: each ends after a while, and the next goes on.
+        """
+        shown: int | None = 0
+        while shown is not None:
+            id = f"raytuner-{arguments[0]}-{secrets.token_hex(6)}"
+            command = ["python", "-u", "-m", "raytuner", *arguments, f"--after={shown}", f"--within={STREAM_SECONDS}"]
+            self._server.submit(shlex.join(command), id=id)
+            shown = None
+            try:
+                for line in self._lines(id):
+                    if line.startswith(ANSWER_MARK):
+                        shown = int(read_answer(line.removeprefix(ANSWER_MARK)).out)
+                    elif not _NOISE.match(line):
+                        yield line
+            finally:
+                with suppress(LaunchError):
+                    self._server.stop(id)
 
     def _no_answer(self, job: Job, output: str) -> str:
         output = _NOISE.sub("", output).strip()
@@ -259,6 +277,7 @@ class RemoteCluster:
             id=f"raytuner-{name}-{secrets.token_hex(4)}",
             folder=folder,
             pip=environment.get("pip"),
+            env={READ_AT: self.address},
             metadata=metadata,
         )
         return Job(id, "PENDING", "", metadata, time.time())
@@ -274,10 +293,21 @@ def _packed(file: str, overrides: Sequence[str], folder: Path) -> tuple[Plan, Pa
         )
     if is_address(storage) and (problems := storage_problems(storage)):
         raise PlanError("\n".join(map(str, problems)))
+    if experiment.tracking is not None and experiment.tracking.mlflow:
+        _check_tracking(experiment.tracking.mlflow)
     # The folder is the cluster's: nothing can be said of it here.
     here = experiment if is_address(storage) else experiment.model_copy(update={"storage": "results"})
     plan = compile_plan(here, file=Path(file), machine=BOUNDLESS)
     return plan, pack(plan, folder)
+
+
+def _check_tracking(uri: str) -> None:
+    if holds_password(uri):
+        raise PlanError(
+            "tracking.mlflow: on a cluster an address must not hold a password, as it is written down with the job and "
+            f"the results, got {without_password(uri)}; set PGPASSWORD or MLFLOW_TRACKING_PASSWORD on the head node, "
+            "or give it a ~/.pgpass"
+        )
 
 
 def _place(name: str, storage: str) -> str:

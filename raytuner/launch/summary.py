@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from raytuner.analysis import Savings
-from raytuner.definition import Replay
-from raytuner.journal import ExperimentState, Folder, TrialState
+from raytuner.definition import Replay, without_password
+from raytuner.journal import READ_AT, ExperimentState, Folder, TrialState
 from raytuner.launch.progress import duration, number
 
 __all__ = ["print_summary"]
@@ -46,15 +46,15 @@ def print_summary(
     facts = [("ended", escape(state.reason)), ("results", where)]
     if tracking_uri:
         problem = f"[red]not all of it is there[/red]: {escape(tracking_problem)}" if tracking_problem else ""
-        facts.append(("MLflow", problem or escape(tracking_uri)))
+        facts.append(("MLflow", problem or escape(without_password(tracking_uri))))
     for name, value in facts:
         console.print(f"  [dim]{name:<9}[/dim] {value}", soft_wrap=True)
     verbs = ["resume"] if state.status == "interrupted" else []
     verbs += ["sync"] if tracking_problem else []
     verbs += ["report", "best"] if state.best else ["status"]
-    verbs += ["ui"] if tracking_uri and not tracking_problem else []
+    verbs += ["ui"] if tracking_uri and not tracking_problem and READ_AT not in os.environ else []
     for index, verb in enumerate(verbs):
-        line = f"raytuner {verb} {shlex.quote(where)}"
+        line = folder.command(verb) if _afar(folder) else f"raytuner {verb} {shlex.quote(where)}"
         console.print(f"  [dim]{'next' if index == 0 else '':<9}[/dim] {line}", soft_wrap=True)
 
 
@@ -119,7 +119,12 @@ def _failures(console: Console, state: ExperimentState, folder: Folder) -> None:
 
 
 def _log_of(folder: Folder, trial: str) -> str:
-    return f"`raytuner logs {folder.remote} {trial}`" if folder.remote else _short(folder.trial(trial))
+    return f"`{folder.command('logs', trial)}`" if _afar(folder) else _short(folder.trial(trial))
+
+
+def _afar(folder: Folder) -> bool:
+    """Whether paths of this machine are of no use to the reader."""
+    return folder.remote is not None or READ_AT in os.environ
 
 
 def _short(path: Path) -> str:

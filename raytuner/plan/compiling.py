@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from raytuner.definition import CodeInfo, Experiment, Resources, find_experiment_code, import_root
+from raytuner.definition import CodeInfo, Experiment, Resources, find_experiment_code, holds_password, import_root
 from raytuner.errors import DefinitionError, PlanError, Problem
 from raytuner.plan.cost import Slots, expected_steps, find_slots, most_configurations, rungs_of, startup_trials
 from raytuner.plan.machine import Machine, this_machine
@@ -155,6 +155,11 @@ def _warnings(
         for where in ("search", "scheduler")
         if f"{where}.type" in code
     ]
+    if holds_password(tracking_uri(experiment) or ""):
+        warnings.append(
+            "tracking.mlflow: it holds a password, which is written down with the results; set PGPASSWORD or "
+            "MLFLOW_TRACKING_PASSWORD instead, or have a ~/.pgpass"
+        )
     trials, wanted = experiment.budget.trials, experiment.resources.concurrent_trials
     if trials is not None and configurations is not None and trials > configurations:
         warnings.append(f"budget.trials is {trials}, but there are only {configurations} configurations to try")

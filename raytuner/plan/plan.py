@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from raytuner.definition import CodeInfo, Experiment, to_plain
+from raytuner.definition import CodeInfo, Experiment, to_plain, without_password
 from raytuner.plan.cost import kept_checkpoints
 from raytuner.plan.describe import describe
 from raytuner.plan.machine import Machine
@@ -91,9 +91,11 @@ class Plan:
         return derived_seed(self.experiment.seed, f"trial/{trial_id}")
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as JSON-able data."""
+        """The plan as JSON-able data, without a password in it."""
         experiment = self.experiment
         definition = to_plain(experiment)
+        if experiment.tracking is not None and experiment.tracking.mlflow:
+            definition["tracking"]["mlflow"] = without_password(experiment.tracking.mlflow)
         kept = kept_checkpoints(experiment)
         return {
             "schema": "raytuner.plan/1",
@@ -101,7 +103,7 @@ class Plan:
             "file": str(self.file) if self.file else None,
             "import_root": str(self.import_root),
             "storage": self.storage,
-            "tracking_uri": self.tracking_uri,
+            "tracking_uri": self.tracking_uri and without_password(self.tracking_uri),
             "code": {
                 where: {"kind": info.kind, "file": str(info.file) if info.file else None}
                 for where, info in self.code.items()

@@ -1,4 +1,4 @@
-"""``python -m raytuner.tracking FOLDER --uri URI [--follow-pid PID]``: the tracker's process.
+"""``python -m raytuner.tracking FOLDER [--uri URI] [--follow-pid PID]``: the tracker's process.
 
 It carries the journal into MLflow until the driver ended and everything is written. SIGTERM asks it to write what is
 left and end; interrupts are the driver's business. Exit codes: 0 all is in the store, 1 it is not.
@@ -19,7 +19,7 @@ from raytuner.journal import Folder, Lock
 from raytuner.tracking.address import resolve_uri
 from raytuner.tracking.client_store import calm_environment
 from raytuner.tracking.follow import Follower
-from raytuner.tracking.tracker import PATIENCE
+from raytuner.tracking.tracker import PATIENCE, STORE
 
 _INTERVAL = 2.0  # seconds between two flushes while the driver is at work
 _LOOK = 0.5  # seconds between two looks at the driver
@@ -110,10 +110,12 @@ def main() -> int:
     """Run the tracker; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m raytuner.tracking")
     parser.add_argument("folder")
-    parser.add_argument("--uri", required=True)
+    parser.add_argument("--uri", default=os.environ.get(STORE), help=f"the store; by default what {STORE} names")
     parser.add_argument("--follow-pid", type=int)
     parser.add_argument("--patience", type=float, default=PATIENCE)
     arguments = parser.parse_args()
+    if arguments.uri is None:
+        parser.error(f"--uri or {STORE} is needed")
     folder = Folder.find(arguments.folder)
     driver = _Driver(folder, arguments.follow_pid)
     os.nice(10)  # training runs beside us on the same cores

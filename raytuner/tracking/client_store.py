@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
+from raytuner.definition import without_password
 from raytuner.errors import TrackingError
 from raytuner.tracking.address import artifact_root, database
 from raytuner.tracking.store import EXPERIMENT, PARENT, TRIAL, Artifact, Birth, Run, StoreAway, Update
@@ -58,6 +59,7 @@ class ClientStore:
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
+        self._shown = without_password(uri)
         self.experiment_id = ""
         self._pool = ThreadPoolExecutor(1 if uri.startswith("sqlite") else _AT_ONCE, "mlflow")
         self._client: Any = self._ask(self._connect)
@@ -76,13 +78,13 @@ class ClientStore:
             code = getattr(error, "error_code", "")
             said = _short(str(error))
             if code in _PERMANENT:
-                raise TrackingError(f"{self._uri}: MLflow refused what was written: {said}") from error
+                raise TrackingError(f"{self._shown}: MLflow refused what was written: {said}") from error
             if database(self._uri) is not None and "out-of-date database schema" in str(error):
                 raise TrackingError(
-                    f"{self._uri}: the store was made by an older MLflow; take a copy of the file, then run "
-                    f"`mlflow db upgrade {self._uri}`"
+                    f"{self._shown}: the store was made by an older MLflow; take a copy of the file, then run "
+                    f"`mlflow db upgrade {self._shown}`"
                 ) from error
-            raise StoreAway(f"{self._uri}: the MLflow store must answer, and it does not: {said}") from error
+            raise StoreAway(f"{self._shown}: the MLflow store must answer, and it does not: {said}") from error
 
     def find(self, experiment: str, key: str, labels: Mapping[str, str]) -> dict[str, Run]:
         return self._ask(self._find, experiment, key, labels)
@@ -99,7 +101,7 @@ class ClientStore:
             return {}
         if found.lifecycle_stage != "active":
             raise TrackingError(
-                f"{self._uri}: the MLflow experiment {experiment!r} must not be deleted, and it is; restore it with "
+                f"{self._shown}: the MLflow experiment {experiment!r} must not be deleted, and it is; restore it with "
                 f"`mlflow experiments restore -x {found.experiment_id}`, or give this experiment another name"
             )
         self.experiment_id = str(found.experiment_id)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from raytuner.definition import without_password
 from raytuner.disk import means_full
 from raytuner.errors import StorageError, TrackingError
 from raytuner.journal import Cursor, Folder, JournalReader, events_beyond
@@ -55,6 +56,7 @@ class Follower:
         """wait: until another one is done; else TrackingError says that there is one."""
         self._folder = folder
         self._uri = uri
+        self._shown = without_password(uri)
         self._log = log
         self._store: Store | None = None
         self._runs: dict[str, Run] | None = None
@@ -130,7 +132,7 @@ class Follower:
         behind = events_beyond(self._folder.journal, self._done.cursor)
         try:
             _write_json(status_file(self._folder), {
-                "behind": behind, "error": self.problem or self.refused, "updated": time.time(), "uri": self._uri,
+                "behind": behind, "error": self.problem or self.refused, "updated": time.time(), "uri": self._shown,
                 "run_id": self._done.parent, "experiment_id": self._store.experiment_id if self._store else "",
             })  # fmt: skip
         except OSError as error:
@@ -169,9 +171,11 @@ class Follower:
         first = translator.state.drivers[0].name  # an experiment that was renamed since keeps its runs
         self._runs = self._store.find(first, translator.key, translator.labels())
         parent = self._runs.get(PARENT)
-        if self._done.cursor == Cursor() or (self._done.uri == self._uri and parent and parent.id == self._done.parent):
+        if self._done.cursor == Cursor() or (
+            self._done.uri == self._shown and parent and parent.id == self._done.parent
+        ):
             return
-        self._done = _Place(Cursor(), self._uri)
+        self._done = _Place(Cursor(), self._shown)
         self.translator = Translator(self._folder)
         self._reader = JournalReader(self._folder.journal)
         self._waiting = self._read()
@@ -191,7 +195,7 @@ class Follower:
         name = self.translator.details.register
         if model is not None and name:
             self._unless_refused(store.register, name, runs[PARENT], MODEL, model)
-        self._done = _Place(self._reader.cursor, self._uri, runs[PARENT].id)
+        self._done = _Place(self._reader.cursor, self._shown, runs[PARENT].id)
         self._done.save(cursor_file(self._folder))
 
     def _fetch(self, path: Path) -> None:

@@ -17,6 +17,8 @@ from raytuner.tracking.progress import behind, read_status
 
 __all__ = ["Tracker", "start_tracker", "sync"]
 
+STORE = "RAYTUNER_TRACKING_STORE"
+"""Tells the tracker's process the address of the store."""
 PATIENCE = 60.0
 """Seconds that a store may be away after the driver's end before the tracker gives up."""
 
@@ -33,7 +35,7 @@ class Tracker:
 
     def _start(self, follow_pid: int | None) -> subprocess.Popen[bytes]:
         # -P: what lies in the folder, a snapshot of somebody's code among it, must not be importable.
-        command = [sys.executable, "-P", "-m", "raytuner.tracking", str(self.folder.path), "--uri", self.uri]
+        command = [sys.executable, "-P", "-m", "raytuner.tracking", str(self.folder.path)]
         command += ["--patience", str(self._patience)]
         if follow_pid is not None:
             command += ["--follow-pid", str(follow_pid)]
@@ -46,7 +48,8 @@ class Tracker:
             return subprocess.Popen(
                 command,
                 cwd=self.folder.path,
-                env={**os.environ, "PYTHONPATH": path},
+                # Not as an argument, which all on this machine may read: it may hold a password.
+                env={**os.environ, "PYTHONPATH": path, STORE: self.uri},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

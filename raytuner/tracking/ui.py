@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from raytuner.definition import without_password
 from raytuner.errors import TrackingError
 from raytuner.journal import Folder
 from raytuner.tracking.address import artifact_root, database, resolve_uri
@@ -19,7 +20,9 @@ def ui_command(uri: str, port: int = 5000, host: str = "127.0.0.1") -> list[str]
     """
     uri = resolve_uri(uri)
     if uri.startswith(("http", "databricks")):
-        raise TrackingError(f"tracking.mlflow: the store is a server, got {uri}; open that address in a browser")
+        raise TrackingError(
+            f"tracking.mlflow: the store is a server, got {without_password(uri)}; open that address in a browser"
+        )
     path = database(uri)
     if path is not None and not path.exists():
         raise TrackingError(f"{path}: there is no MLflow store yet; `raytuner run` creates it")

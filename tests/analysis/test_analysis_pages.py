@@ -15,6 +15,7 @@ from raytuner import journal
 from raytuner.analysis import best, best_lines, report, status, status_lines, write_report
 from raytuner.analysis.text import duration, markdown_table, number
 from raytuner.journal import (
+    READ_AT,
     DriverEnded,
     Event,
     Folder,
@@ -172,7 +173,7 @@ def test_status_of_a_whole_experiment(tmp_path: Path) -> None:
         assert part in text
 
 
-def test_a_living_driver(tmp_path: Path) -> None:
+def test_a_living_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_folder(tmp_path)
     writer = JournalWriter(folder.journal)
     for event in experiment_events(folder, 8, end=False, pid=os.getpid())[:-2]:
@@ -189,6 +190,8 @@ def test_a_living_driver(tmp_path: Path) -> None:
     assert (found["status"], found["driver"]["alive"]) == ("interrupted", False)
     assert f"process {os.getpid()} on somewhere) is gone" in found["reason"]
     assert f"  next     raytuner resume {folder.path}" in status_lines(folder)
+    monkeypatch.setenv(READ_AT, "http://head:8265")
+    assert f"  next     raytuner resume {folder.path.name} --address http://head:8265" in status_lines(folder)
     writer.close()
 
 

@@ -166,6 +166,14 @@ def test_every_package_is_pinned_as_the_tests_pin_it(config: dict[str, Any]) -> 
     assert config["file_mounts"]["~/raytuner/constraints.txt"] == "constraints.txt"
 
 
+def test_every_image_is_one_and_no_alias_that_moves(cloud: dict[str, Any]) -> None:
+    for kind in cloud["available_node_types"].values():
+        node = kind["node_config"]
+        named = node.get("ImageId") or node.get("azure_arm_parameters", {}).get("imageVersion")
+        named = named or node["disks"][0]["initializeParams"]["sourceImage"]
+        assert re.fullmatch(r"ami-[0-9a-f]{17}|\d+\.\d+\.\d+|projects/[\w-]+/global/images/[\w-]+-v\d{8}", named), named
+
+
 def test_what_is_copied_to_the_nodes_is_there(config: dict[str, Any]) -> None:
     mounts = {there: here for there, here in config["file_mounts"].items() if not here.startswith("~")}
     assert [here for here in mounts.values() if not (ROOT / here).exists()] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -47,6 +48,17 @@ def host(server: ServerSpec, stop: StopRequest) -> Iterator[ProcessHost]:
     made = ProcessHost(server, step_timeout=None, stop=stop)
     yield made
     made.close()
+
+
+def test_a_node_that_does_not_see_the_storage_says_so(server: ServerSpec, stop: StopRequest, tmp_path: Path) -> None:
+    root, log = tmp_path / "results/toy/code", tmp_path / "results/toy/server.log"
+    made = ProcessHost(replace(server, key="elsewhere", root=str(root), log=str(log)), step_timeout=None, stop=stop)
+    end = run(made, trial_spec(tmp_path, "steps")).end
+    made.close()
+    assert end["status"] == "failed"
+    assert f"storage: the node {socket.gethostname()} does not see" in end["reason"]
+    assert f"there is no {root}; name a folder that all nodes share" in end["reason"]
+    assert not log.parent.exists()
 
 
 # -- isolation ------------------------------------------------------------------------------------------------------

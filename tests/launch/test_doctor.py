@@ -6,6 +6,7 @@ import copy
 import http.server
 import json
 import re
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,11 +16,14 @@ import pytest
 import yaml
 
 from raytuner.cli import main
+from raytuner.definition import holds_password, without_password
 from raytuner.engine.jobs import JobServer
 from raytuner.errors import LaunchError
-from raytuner.launch.doctor import describe, judge, versions_here, without_password
+from raytuner.launch.doctor import describe, judge, versions_here
+from raytuner.launch.probe import look
 
 HERE = versions_here()
+CPU_ONLY = {**HERE["versions"], "torch": "2.13.0+cpu"}
 
 
 def node(name: str, **changes: Any) -> dict[str, Any]:
@@ -28,6 +32,7 @@ def node(name: str, **changes: Any) -> dict[str, Any]:
         "versions": {**HERE["versions"], "torch": "2.13.0"},
         "gpus": [{"name": "H200", "driver": "570", "memory": "141 GiB"}],
         "disks": {"/tmp": {"free": 10**11, "size": 10**12}},
+        "filesystem": "nfs4",
         "storage": "",
         "mlflow": "",
         "missing": [],
@@ -53,7 +58,9 @@ def report(*nodes: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "storage": "/shared",
         "tracking": "http://me:hush@mlflow:5000",
         "grows": False,
+        "gpu": True,
         "modules": {"einops": "train.py:3"},
+        "later": {"timm": "train.py:9"},
         "nodes": list(nodes) or [node("head"), node("worker")],
     }
     return {**made, **changes}
@@ -78,6 +85,7 @@ def test_a_cluster_that_has_all_is_fine() -> None:
         (report(node("head"), node("worker", missing=["einops"])), "error", "train.py:3", "not there on worker;"),
         (report(node("head", missing=["einops"])), "error", "train.py:3", "not there on any node; add it to"),
         (report(node("head", without=["nvidia-cuda-mps-control"])), "warning", "node head", "mps does nothing"),
+        (report(node("head", missing=["timm"])), "warning", "train.py:9", "a function imports timm, .* add it to"),
         (report(node("head"), node("worker", error="boom")), "error", "node worker", "boom; install the same"),
         (report(node("head"), node("worker", versions={"torch": "1"})), "error", "node worker", "torch 1, .* 2.13.0"),
         (report(node("head", gpus=[])), "warning", "node head", "declares 1 GPUs, and its driver shows 0"),
@@ -87,6 +95,11 @@ def test_a_cluster_that_has_all_is_fine() -> None:
         (report(node("head"), node("worker", skew=70.0)), "error", "node worker", "70 s ahead; run chrony"),
         (report(tracking="sqlite:////shared/m.db"), "error", "tracking.mlflow", "of several nodes; name a server"),
         (report(node("head"), tracking="sqlite:////m.db", grows=True), "error", "tracking.mlflow", "name a server"),
+        (report(node("head", filesystem="ext4"), grows=True), "error", "storage /shared", r"own disk \(ext4\).* NFS"),
+        (report(node("head", filesystem="overlay"), node("worker"), grows=True), "warning", "storage /shared", "NFS"),
+        (report(node("head"), node("worker", versions=HERE["versions"])), "error", "node worker", "torch none, and"),
+        (report(node("head", versions=CPU_ONLY)), "warning", "node head", r"2.13.0\+cpu.* build of torch for CUDA"),
+        (report(node("head", versions=CPU_ONLY), modules={"torch": "a.py:1"}), "error", "node head", "cannot use them"),
         (report(problems=[{"where": "storage /x", "text": "no"}]), "error", "storage /x", "no"),
     ],
 )  # fmt: skip
@@ -102,9 +115,28 @@ def test_a_single_node_may_have_a_file() -> None:
     assert judge(report(node("head"), tracking="sqlite:////shared/m.db"), HERE) == []
 
 
+def test_what_cannot_be_told_of_a_folder_is_no_error() -> None:
+    for kind in ("nfs4", "ceph", "lustre", "fuse.gcsfuse", "fuse", "wekafs", ""):
+        assert judge(report(node("head", filesystem=kind), grows=True), HERE) == []
+    assert judge(report(node("head", filesystem="ext4")), HERE) == []
+
+
+def test_the_file_system_of_a_folder_is_told_before_it_is_there(tmp_path: Path) -> None:
+    kind = subprocess.run(["stat", "-f", "-c", "%T", "/dev/shm"], capture_output=True, text=True).stdout.strip()
+    assert kind == "tmpfs"
+    request = {"storage": "/dev/shm/nothing/yet", "mark": ("no", "thing")}
+    assert look("here", request)["filesystem"] == "tmpfs"
+    assert look("here", {"storage": "/proc/nothing", "mark": ("no", "thing")})["filesystem"] == "proc"
+
+
 def test_passwords_are_not_shown() -> None:
     assert without_password("postgresql://me:pw@db/mlflow") == "postgresql://me:***@db/mlflow"
-    assert without_password("http://mlflow:5000") == "http://mlflow:5000"
+    assert without_password("postgresql+psycopg://me:a/b:c@db/mlflow") == "postgresql+psycopg://me:***@db/mlflow"
+    assert without_password("https://token@mlflow:5000/x") == "https://***@mlflow:5000/x"
+    assert without_password("postgresql://db/m?user=me&password=pw&x=1") == "postgresql://db/m?user=me&password=***&x=1"
+    for uri in ("http://mlflow:5000", "postgresql://me@db/mlflow", "sqlite:////shared/m.db", "databricks"):
+        assert without_password(uri) == uri
+        assert not holds_password(uri)
 
 
 Answer = Callable[[str], tuple[int, str]]
@@ -135,6 +167,27 @@ def serve() -> Iterator[Callable[[Answer], str]]:
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+def test_a_password_in_a_local_definition_is_warned_of_and_not_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "train.py").write_text("def train(trial): pass\n")
+    definition = {
+        "name": "toy",
+        "train": "train.py:train",
+        "objective": {"metric": "loss", "mode": "min"},
+        "space": {"x": [1, 2]},
+        "budget": {"trials": 2},
+        "tracking": {"mlflow": "postgresql://me:hush@db/mlflow"},
+    }
+    file = tmp_path / "toy.yaml"
+    file.write_text(yaml.safe_dump(definition))
+    for command in (["validate"], ["plan"], ["plan", "--json"]):
+        assert main([*command, str(file)]) == 0
+        said = capsys.readouterr().out
+        assert "it holds a password, which is written down with the results; set PGPASSWORD" in said
+        assert "hush" not in said
 
 
 def test_what_is_no_cluster_is_said(serve: Callable[[Answer], str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,6 +225,34 @@ def test_tokens(serve: Callable[[Answer], str], tmp_path: Path, monkeypatch: pyt
     assert JobServer(address).ray_version == "9.9"
 
 
+@pytest.mark.parametrize("text", ["first-half\nsecond-half\n", "first-half second-half", "first-halfé"])
+@pytest.mark.parametrize("by", ["RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"])
+def test_what_can_be_no_token_is_refused_unseen(
+    text: str, by: str, serve: Callable[[Answer], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    (tmp_path / "tok").write_text(text, encoding="utf-8")
+    monkeypatch.setenv(by, text if by == "RAY_AUTH_TOKEN" else str(tmp_path / "tok"))
+    with pytest.raises(LaunchError, match=r"(RAY_AUTH_TOKEN|tok): a cluster's token is one word of ASCII") as caught:
+        JobServer(serve(lambda token: (200, json.dumps({"ray_version": "9.9"}))))
+    assert "half" not in str(caught.value)
+
+
+def test_a_token_is_not_shown_by_what_goes_wrong(
+    serve: Callable[[Answer], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "only-for-headers")
+    server = JobServer(serve(lambda token: (200, json.dumps({"ray_version": "9.9"}))))
+
+    def quoting(*_: object) -> None:
+        raise ValueError("bad header value: 'Bearer only-for-headers'")
+
+    monkeypatch.setattr(server._client, "get_job_logs", quoting)
+    with pytest.raises(LaunchError, match=r"bad header value") as caught:
+        server.output("a-job")
+    assert "only-for-headers" not in str(caught.value)
+
+
 def test_what_a_launch_refuses_by_itself(
     serve: Callable[[Answer], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -206,4 +287,11 @@ def test_what_a_launch_refuses_by_itself(
     assert "the largest are toy.yaml" in said(*shared, "--set", "cluster.limit=5B")
     (tmp_path / "server.key").write_text("hush")
     assert "would leave this machine" in said(*shared, "--set", "cluster.include=[server.key]")
+    secret = "tracking.mlflow=postgresql://me:hush@db/mlflow"
+    assert "set PGPASSWORD or MLFLOW_TRACKING_PASSWORD on the head" in (text := said(*shared, "--set", secret))
+    assert "me:***@db" in text
+    assert "hush" not in text
+    (tmp_path / "r.txt").write_text("--extra-index-url https://user:hush@host/simple\n")
+    assert "r.txt:1: an address must not hold cred" in (text := said(*shared, "--set", "cluster.requirements=r.txt"))
+    assert "hush" not in text
     assert "must not hold credentials" in said("--address", address, "--set", "storage=s3://key:secret@bucket/x")

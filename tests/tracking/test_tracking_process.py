@@ -219,3 +219,19 @@ def test_mlflow_stays_outside() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert answer.stdout == "[]\n"
+
+
+def test_a_password_in_the_stores_address_is_seen_by_nobody(tmp_path: Path) -> None:
+    folder = make_experiment(tmp_path, 3)
+    tracker = start_tracker(folder, "http://me:hush@127.0.0.1:1", patience=60.0)
+    try:
+        until(lambda: list(folder.cursors.glob("*.status.json")))
+        assert b"hush" not in Path(f"/proc/{tracker.pid}/cmdline").read_bytes()
+        assert tracker.running
+        written = [
+            path.read_text(errors="replace") for path in (*folder.cursors.iterdir(), folder.path / "tracking.log")
+        ]
+        assert any("me:***@127.0.0.1" in text for text in written)
+        assert not any("hush" in text for text in written)
+    finally:
+        tracker.kill()
