@@ -1,12 +1,12 @@
 """How busy many devices are kept, and what the others wait for.
 
-    python benchmarks/utilisation.py cluster [--trials N] [--seconds S] [--workers W] [--output FILE]
+    python benchmarks/utilisation.py cluster [--nodes N] [--trials N] [--seconds S] [--workers W] [--output FILE]
     python benchmarks/utilisation.py simulated TABLE [--workers N] [--trials N] [--hours H]
 
-``cluster``: one Ray cluster on this machine, of a head and four nodes with 8 declared GPUs each; trials that sleep
-through their steps, under ASHA, one GPU each (or gangs of W). All 32 slots start on this machine's cores, which no real
+``cluster``: one Ray cluster on this machine, of a head and nodes with 8 declared GPUs each; trials that sleep
+through their steps, under ASHA, one GPU each (or gangs of W). All slots start on this machine's cores, which no real
 cluster would do; so the whole is told, and the stretch from the last slot's first trial on until nothing was left to
-start.
+start. What the driver pays for it in CPU and memory is told by the first and the last third of the trials.
 
 ``simulated``: random search with ASHA against a table of trainings on a virtual cluster.
 """
@@ -25,7 +25,7 @@ from typing import Any
 
 from raytuner import Trial
 
-NODES, GPUS = 4, 8
+GPUS = 8
 
 
 def sleeper(trial: Trial) -> None:
@@ -43,7 +43,7 @@ def cluster(options: argparse.Namespace) -> list[str]:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
-        for _ in range(NODES):
+        for _ in range(options.nodes):
             nodes.add_node(num_cpus=GPUS, num_gpus=GPUS)
         nodes.wait_for_nodes()
         import ray
@@ -81,6 +81,7 @@ def measure(options: argparse.Namespace, folder: str) -> list[str]:
         storage=folder,
     )
     plan = compile_plan(experiment, import_root=Path(__file__).parent, machine=machine())
+    spent = watch_driver(options.trials)
     state = drive(plan, quiet=True)
     events = list(JournalReader(Folder(Path(plan.storage)).journal).read())
     starts = [e for e in events if isinstance(e, TrialStarted)]
@@ -95,18 +96,44 @@ def measure(options: argparse.Namespace, folder: str) -> list[str]:
     idle = ", ".join(f"{seconds:.0f} s {reason}" for reason, seconds in usage.idle.items())
     return [
         f"{len(state.trials)} trials of {options.workers} process{'es' * (options.workers > 1)}, "
-        f"{state.steps} steps of {options.seconds:g} s, {slots} at once on {NODES} nodes of {GPUS} declared GPUs each.",
+        f"{state.steps} steps of {options.seconds:g} s, {slots} at once on {options.nodes} nodes of {GPUS} declared "
+        "GPUs each.",
         "",
         "| | |",
         "| --- | ---: |",
         f"| busy, from the last slot's start until nothing was left to start ({last - full:.0f} s) "
         f"| {busy / (slots * (last - full)):.1%} |",
-        f"| busy, from the first trial's start to the last one's end ({usage.total / NODES / GPUS:.0f} s) "
+        f"| busy, from the first trial's start to the last one's end ({usage.total / options.nodes / GPUS:.0f} s) "
         f"| {usage.busy / usage.total:.1%} |",
         f"| idle device-seconds in all | {idle} |",
         f"| from a trial's end to the next one's start, median and p90 | {gaps[len(gaps) // 2]:.2f} s, "
         f"{gaps[len(gaps) * 9 // 10]:.2f} s |",
+        f"| the driver's CPU a result, in the middle and the last third of the trials | {cost(spent, 0, 1)}, "
+        f"{cost(spent, 1, 2)} |",
+        f"| the driver's memory at these thirds' ends | {', '.join(f'{each[2] / 1e6:.0f} MB' for each in spent)} |",
     ]
+
+
+def watch_driver(trials: int) -> list[tuple[float, int, int]]:
+    """CPU seconds, results and resident bytes of this process when a third, two thirds and all trials have begun."""
+    import psutil
+
+    from raytuner.engine.conductor import Conductor
+
+    process, take = psutil.Process(), Conductor.take
+    seen: list[tuple[float, int, int]] = []
+
+    def watched(self: Conductor, *arguments: Any, **more: Any) -> bool:
+        if len(seen) < 3 and len(self.state.trials) >= trials * (len(seen) + 1) // 3:
+            seen.append((time.process_time(), self.state.steps, process.memory_info().rss))
+        return take(self, *arguments, **more)
+
+    Conductor.take = watched  # type: ignore[method-assign]  # the benchmark watches it
+    return seen
+
+
+def cost(seen: list[tuple[float, int, int]], start: int, end: int) -> str:
+    return f"{1000 * (seen[end][0] - seen[start][0]) / (seen[end][1] - seen[start][1]):.2f} ms"
 
 
 def simulated(options: argparse.Namespace) -> list[str]:
@@ -129,6 +156,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("cluster", "simulated"))
     parser.add_argument("table", nargs="?", help="of the simulation")
+    parser.add_argument("--nodes", type=int, default=4, help="of the cluster")
     parser.add_argument("--trials", type=int, default=320)
     parser.add_argument("--seconds", type=float, default=5.0, help="a step's")
     parser.add_argument("--workers", type=int, default=1, help="processes a trial; in the simulation, devices")
