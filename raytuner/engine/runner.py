@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from raytuner.definition import AUTO
 from raytuner.engine.conductor import GOING_AWAY, LOST_ATTEMPTS, NOT_ITS_FAULT, Conductor
@@ -56,15 +56,24 @@ SERVER_END_SECONDS = 10.0
 
 @dataclass
 class Interrupt:
-    """Why the driver is to end, once a signal asked for it. A second Ctrl-C ends the process at once."""
+    """Why the driver is to end, once a signal asked for it. A second Ctrl-C ends the process at once.
+
+    As a context it takes SIGINT and SIGTERM, where this is the main thread, and gives them back.
+    """
 
     reason: str | None = None
+    _before: dict[int, Any] = field(default_factory=dict)
 
-    def install(self) -> None:
-        """Take SIGINT and SIGTERM, where this is the main thread."""
+    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self._on_signal)
+                self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        while self._before:
+            number, before = self._before.popitem()
+            signal.signal(number, before or signal.SIG_DFL)  # None: not from Python
 
     @contextlib.contextmanager
     def in_front(self) -> Iterator[None]:

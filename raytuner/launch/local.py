@@ -205,9 +205,7 @@ def drive(
             again = plan.experiment.replay
             print_summary(console, before, folder, tracking_uri=plan.tracking_uri, replay=again)
             return before
-    interrupt = Interrupt()
-    interrupt.install()
-    with Lock(folder):
+    with Interrupt() as interrupt, Lock(folder):
         if not resuming:
             create(plan, folder, partial(console.print, soft_wrap=True))
         elif settle(folder) and extension is None:

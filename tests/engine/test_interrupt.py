@@ -6,32 +6,27 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-
-import pytest
 
 from raytuner.engine.runner import Interrupt
 
 
-@pytest.fixture(autouse=True)
-def _handlers() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 def test_ray_does_not_take_sigterm_while_it_comes_up() -> None:
-    interrupt = Interrupt()
-    interrupt.install()
     left: list[int] = []
-    with interrupt.in_front():
-        signal.signal(signal.SIGTERM, lambda number, frame: left.append(number))  # as Ray does
+    with Interrupt() as interrupt:
+        with interrupt.in_front():
+            signal.signal(signal.SIGTERM, lambda number, frame: left.append(number))  # as Ray does
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert (interrupt.reason, left) == ("SIGTERM", [])
+        signal.signal(signal.SIGTERM, lambda number, frame: left.append(number))
         os.kill(os.getpid(), signal.SIGTERM)
-    assert (interrupt.reason, left) == ("SIGTERM", [])
-    signal.signal(signal.SIGTERM, lambda number, frame: left.append(number))
-    os.kill(os.getpid(), signal.SIGTERM)
-    assert left == [signal.SIGTERM], "afterwards everything is as ever"
+        assert left == [signal.SIGTERM], "afterwards everything is as ever"
+
+
+def test_who_called_the_driver_has_its_signals_back() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with Interrupt():
+        assert signal.getsignal(signal.SIGINT) not in before
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_ray_itself_does_not() -> None:
@@ -39,8 +34,7 @@ def test_ray_itself_does_not() -> None:
     program = """
 import signal
 from raytuner.engine.runner import Interrupt, quiet_ray
-interrupt = Interrupt()
-interrupt.install()
+interrupt = Interrupt().__enter__()
 before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
 quiet_ray()
 import ray

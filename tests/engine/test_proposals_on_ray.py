@@ -110,7 +110,8 @@ def test_slots_are_kept_and_decided_on_while_the_search_thinks(tmp_path: Path) -
     state = replay(folder)
     assert state.status == "finished"
     assert {trial.status for trial in state.trials.values()} <= {"finished", "stopped"}
-    assert len({event.pid for event in events_of(folder, TrialStarted)}) == 3, "no actor was started anew"
+    # The third need not get any: two may have all that the search comes up with.
+    assert len({event.pid for event in events_of(folder, TrialStarted)}) <= 3, "no actor was started anew"
     asked = events_of(folder, TrialAsked)
     told = 0
     late = []
