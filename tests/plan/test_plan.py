@@ -206,7 +206,7 @@ class TestPaths:
     )
     def test_absolute_ones_are_kept(self, root: Path, uri: str) -> None:
         assert plan(root, tracking={"mlflow": uri}).tracking_uri == uri
-        assert plan(root, storage="/tmp/x").storage == "/tmp/x/digits"
+        assert plan(root, storage=f"{root}/x").storage == f"{root}/x/digits"
 
     def test_the_home_folder_and_dots(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HOME", str(root))
@@ -226,7 +226,7 @@ class TestPaths:
         assert found.tracking_uri == f"sqlite:///{root}/cache/s3/bucket/x/mlflow.db"
         assert found.experiment.tracking is not None
         assert found.experiment.tracking.mlflow is None, "another machine has another folder"
-        assert plan(root, storage="file:///tmp/x").storage == "/tmp/x/digits"
+        assert plan(root, storage=f"file://{root}/x").storage == f"{root}/x/digits"
 
     @pytest.mark.parametrize("storage", ["ftp://host/x", "s3://", "http://host/bucket"])
     def test_an_address_must_be_one_of_an_object_store(self, root: Path, storage: str) -> None:
