@@ -88,7 +88,7 @@ def drive(folder: Path, form: str, seed: int, trials: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         write(self, line)
 
-    JournalWriter._write = half  # type: ignore[method-assign]
+    JournalWriter._write = half  # type: ignore[method-assign]  # the benchmark dies in it
     results = Folder(folder / "results" / "chaos")
     if results.journal.is_dir() and replay(results, history=False).steps:
         run(plan_of(results), resuming=True, quiet=True)

@@ -359,9 +359,8 @@ class Engine:
 
     def _keep_testing(self) -> bool:
         self._look_for_interruptions()
-        for request in take_requests(
-            self.folder, is_stop
-        ):  # no trial starts any more: the others are the next driver's
+        # No trial starts any more: what else is asked for is the next driver's.
+        for request in take_requests(self.folder, is_stop):
             self._carry_out(request)
         return self.conductor.stop_status == "finished"
 
