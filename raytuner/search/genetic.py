@@ -15,8 +15,8 @@ from raytuner.components import Options
 from raytuner.errors import SpaceError
 from raytuner.search.base import Search, Trial
 from raytuner.search.ranking import ranked
-from raytuner.search.relevance import relevance
 from raytuner.search.sobol import EVENLY, SobolPoints
+from raytuner.search.surrogate import RankSurrogate
 from raytuner.search.variation import Individual, Variation
 from raytuner.space import Config, Space, broken_rule
 
@@ -24,8 +24,8 @@ __all__ = ["GeneticOptions", "GeneticSearch"]
 
 STEP = 0.3
 """Standard deviation of a mutation's step, in the unit cube: about that of the prior, which is 0.29."""
-NEIGHBOURS = 3
-"""Known configurations from which the rank of a child is guessed."""
+ROUNDS = 5
+"""Times at most that the best looking child has children itself before it is proposed."""
 GAIN = 0.2
 """How fast the mutation rate follows success; the time constant is its inverse, in trials."""
 SUCCESS = 0.2
@@ -56,8 +56,9 @@ class GeneticOptions(Options):
     """The chance of each parameter to change; one does at least, unless crossover alone makes a new configuration.
     Adapts itself to success, if left out."""
     candidates: int = Field(20, ge=1, le=1000)
-    """Children that are made at most, of which the one whose known neighbours rank best is proposed. How many is drawn
-    anew for each proposal, so that some are greedy and others plain evolution, which 1 always is."""
+    """Children that are made at a time at most, of which the one that looks best by what is known is proposed, or has
+    children in turn. How many is drawn anew for each proposal, so that some are greedy and others plain evolution,
+    which 1 always is."""
     elitism: int = Field(1, ge=0, le=100_000)
     """The best trials of all, which stay in the population whatever their age."""
     generations: int | None = Field(None, ge=1)
@@ -92,9 +93,9 @@ class GeneticSearch(Search):
     3. *Variation*: uniform crossover and mutation, typed, see ``Variation``. The mutation rate follows the 1/5 success
        rule (Rechenberg 1973) over the record: a success is a child that would become a parent at once.
     4. *Repair*: a child that violates a constraint gets other values for what changed, then fewer changes.
-    5. *Informed choice* (Rasheed and Hirsh 2000): of a random number of children, the one whose nearest known
-       configurations rank best. Near are those that agree in the parameters by which ranks differ, see ``relevance``.
-       Failed trials rank last, so that regions in which trials fail are left.
+    5. *Informed choice* (Rasheed and Hirsh 2000): of a random number of children, the one that would rank best, see
+       ``RankSurrogate``; a random number of times, it has children in turn, of whom the same is asked. Failed trials
+       rank last, so that regions in which trials fail are left.
 
     No child repeats a configuration, whether known or under way. When children are no longer new or valid, as in a
     space that is nearly used up, configurations are drawn at random. A trial told from outside the space teaches
@@ -203,29 +204,34 @@ class GeneticSearch(Search):
         return math.exp(strength) / dims
 
     def _most_promising(self, pool: _Pool, rng: np.random.Generator) -> Individual | None:
-        """The best looking of several children; None when none is valid and new."""
-        children: list[Individual] = []
+        """The best looking of several children and their children; None when none is valid and new."""
         wanted = int(rng.integers(1, self.settings.candidates, endpoint=True))
-        for _ in range(wanted + ATTEMPTS):
-            child = self._child(pool, rng)
+        children = self._children(pool, wanted, wanted + ATTEMPTS, rng)
+        if len(children) < 2:
+            return children[0] if children else None
+        surrogate = RankSurrogate(self.space, np.array([individual.genes for individual in pool.order]), rng)
+        for _ in range(int(rng.integers(ROUNDS, endpoint=True))):
+            best = _best(children, surrogate)
+            children = [best, *self._children(pool, wanted, wanted, rng, best)]
+        return _best(children, surrogate)
+
+    def _children(
+        self, pool: _Pool, wanted: int, attempts: int, rng: np.random.Generator, parent: Individual | None = None
+    ) -> list[Individual]:
+        """At most ``wanted`` valid and new ones."""
+        children: list[Individual] = []
+        for _ in range(attempts):
+            child = self._child(pool, rng, parent)
             if child is not None:
                 children.append(child)
             if len(children) == wanted:
                 break
-        if len(children) < 2:
-            return children[0] if children else None
-        known = np.array([individual.genes for individual in pool.order])
-        weights, nearest = relevance(known, rng), min(NEIGHBOURS, len(known)) - 1
-        guesses = []
-        for child in children:
-            distances = self._variation.distances(child.genes, known, weights)
-            guesses.append(float(np.argpartition(distances, nearest)[: nearest + 1].mean()))
-        return children[int(np.argmin(guesses))]
+        return children
 
-    def _child(self, pool: _Pool, rng: np.random.Generator) -> Individual | None:
-        """A valid and new child; None when repair has failed."""
+    def _child(self, pool: _Pool, rng: np.random.Generator, parent: Individual | None = None) -> Individual | None:
+        """A valid and new child, of ``parent`` or of one that wins a tournament; None when repair has failed."""
         variation = self._variation
-        parents: tuple[Individual, ...] = (self._parent(pool, rng),)
+        parents: tuple[Individual, ...] = (parent or self._parent(pool, rng),)
         genes = parents[0].genes
         if rng.random() < self.settings.crossover:
             parents = (*parents, self._parent(pool, rng))
@@ -241,16 +247,25 @@ class GeneticSearch(Search):
             mutated = variation.mutate(genes, chosen, STEP, rng)
             config = variation.config(mutated, parents)
             if self._fits(config):
-                return Individual(config, self.space.to_unit(config), parents=parents)
+                return self._born(config, parents)
         for index in rng.permutation(np.flatnonzero(chosen)):
             mutated[index] = genes[index]
             config = variation.config(mutated, parents)
             if self._fits(config):
-                return Individual(config, self.space.to_unit(config), parents=parents)
+                return self._born(config, parents)
         return None
+
+    def _born(self, config: Config, parents: tuple[Individual, ...]) -> Individual:
+        """A child of parents of which one may be no more than a child itself."""
+        known = [known for parent in parents for known in (parent.parents or (parent,))]
+        return Individual(config, self.space.to_unit(config), parents=tuple({one.trial: one for one in known}.values()))
 
     def _parent(self, pool: _Pool, rng: np.random.Generator) -> Individual:
         return pool.members[int(rng.integers(len(pool.members), size=self.settings.tournament).min())]
 
     def _fits(self, config: Config) -> bool:
         return self.space.satisfies(config) and self.is_new(config)
+
+
+def _best(children: list[Individual], surrogate: RankSurrogate) -> Individual:
+    return children[int(np.argmin(surrogate.guess(np.array([child.genes for child in children]))))]

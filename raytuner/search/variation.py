@@ -25,13 +25,14 @@ class Individual:
     trial: str = ""
     """The trial that it is known from, if it is."""
     parents: tuple[Individual, ...] = ()
-    """Whom it descends from, if it is a child."""
+    """The known ones that it descends from, if it is a child."""
 
     @property
     def descent(self) -> str:
         """Whose child it is, and what is its own, for people."""
         own = [name for name, value in self.config.items() if all(p.config.get(name) != value for p in self.parents)]
-        whose = " and ".join(dict.fromkeys(parent.trial for parent in self.parents))
+        *most, last = dict.fromkeys(parent.trial for parent in self.parents)
+        whose = f"{', '.join(most)} and {last}" if most else last
         return f"a child of {whose}" + (f", with another {', '.join(own)}" if own else "")
 
 
@@ -79,18 +80,6 @@ class Variation:
                 moved = _reflected(u + step * float(rng.standard_normal()))
                 child[index] = moved if isinstance(axis, Continuous) else _on_lattice(axis, u, moved)
         return child
-
-    def distances(self, genes: Genes, others: Genes, weights: Genes) -> Genes:
-        """(n,): the distances of (dims,) genes to (n, dims) others.
-
-        Euclidean on the unit cube, (dims,) weights on the squares; 1 between two values of an unordered choice, and
-        where only one is active.
-        """
-        apart = np.where(self._unordered, others != genes, np.abs(others - genes))
-        missing, absent = np.isnan(others), np.isnan(genes)
-        apart = np.where(missing | absent, missing != absent, apart)
-        distances: Genes = np.sqrt((apart**2) @ weights)
-        return distances
 
     def config(self, genes: Genes, parents: tuple[Individual, ...]) -> Config:
         """The configuration at a place without nan; a number that a parent has is that number, to the last digit."""

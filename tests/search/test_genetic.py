@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from statistics import median
 from typing import Any
 
@@ -120,6 +121,23 @@ def test_children_differ_among_themselves_while_none_has_ended() -> None:
     known(search, 30)
     children = [ask(search, f"{number}") for number in range(64)]
     assert len({config_key(child) for child in children}) == 64
+
+
+def test_who_the_parents_are_is_said_of_trials_only_and_what_is_none_of_theirs() -> None:
+    """Also of a child whose parents are children that were never tried."""
+    search = genetic(CUBE, tournament=2)
+    known(search, 40)
+    generations = set()
+    for number in range(30):
+        child = ask(search, f"{number}")
+        line = re.fullmatch(r"a child of (.+?)(?:, with another (.+))?", search.why)
+        assert line is not None
+        named = re.split(r", | and ", line[1])
+        configs = [search.trials[name].config for name in named]
+        own = {name for name in CUBE.names if all(config[name] != child[name] for config in configs)}
+        assert own == set((line[2] or "").split(", ")) - {""}
+        generations.add(len(named))
+    assert max(generations) > 2
 
 
 def test_failures_and_trials_under_way_are_no_parents() -> None:
