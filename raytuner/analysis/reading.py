@@ -29,8 +29,13 @@ class Savings:
     def of(cls, state: ExperimentState) -> Savings:
         full, trials = state.max_steps, state.trials.values()
         begun = sum(trial.status != "pending" for trial in trials)
-        early = [t for t in trials if t.status in {"stopped", "paused"} and not t.interrupted] if state.spares else []
-        return cls(state.steps, full * begun if full else None, sum(full - t.step for t in early) if full else 0)
+        spared = [
+            trial
+            for trial in trials
+            if trial.status in {"stopped", "paused"} and not trial.interrupted and not trial.over_budget
+        ]
+        saved = sum(full - trial.step for trial in spared) if full and state.spares else 0
+        return cls(state.steps, full * begun if full else None, saved)
 
 
 @dataclass(frozen=True)

@@ -40,13 +40,13 @@ from raytuner.journal import (
     TrialState,
 )
 from raytuner.journal.snapshot import save_snapshot, worth_saving
-from raytuner.journal.state import EXPLOIT, INTERRUPTED, failure_way
+from raytuner.journal.state import EXPLOIT, INTERRUPTED, USED_UP, failure_way
 from raytuner.plan import Needs, Plan
 from raytuner.schedulers import Decision, Exploit
 from raytuner.search import Observation, Search, Status
 from raytuner.training.trial import TrialSpec
 
-__all__ = ["GOING_AWAY", "LOST_ATTEMPTS", "NOT_ITS_FAULT", "USED_UP", "Conductor"]
+__all__ = ["GOING_AWAY", "LOST_ATTEMPTS", "NOT_ITS_FAULT", "Conductor"]
 
 LOST_ATTEMPTS = 3
 """How often a trial is started again after it was lost without another step done in between, in one driver's time."""
@@ -55,8 +55,6 @@ NOT_ITS_FAULT = ("lost", "disk", "killed")
 GOING_AWAY = "its node is going away"
 SHOWN_CHARACTERS = 300
 """How much of a long error is told where its trial's log has all of it."""
-USED_UP = "is used up"
-"""How the reason ends of a trial that the budget has cut off."""
 AHEAD_SLOTS = 4
 """Slots from which on a proposal is prepared before one is free: with three trials under way, of which the search does
 not know the end either, one more changes little. With one slot, each proposal knows all trials before."""

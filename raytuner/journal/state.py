@@ -31,12 +31,14 @@ from raytuner.journal.folder import Folder
 from raytuner.journal.log import JournalReader
 from raytuner.journal.snapshot import load_snapshot, save_snapshot, worth_saving
 
-__all__ = ["Checkpoint", "ExperimentState", "Fold", "Phase", "Step", "TrialState", "failure_way", "replay"]
+__all__ = ["USED_UP", "Checkpoint", "ExperimentState", "Fold", "Phase", "Step", "TrialState", "failure_way", "replay"]
 
 EXPLOIT = "exploit"
 """The reason of a checkpoint that a trial took over from another."""
 INTERRUPTED = "interrupted"
 """How the reason begins of a trial that a resume goes on with."""
+USED_UP = "is used up"
+"""How the reason ends of a trial that the budget has cut off."""
 ENDED = frozenset({"finished", "stopped", "failed"})
 
 
@@ -151,6 +153,11 @@ class TrialState:
     def interrupted(self) -> bool:
         """Whether it was cut off by the end of its driver, and goes on with a resume."""
         return self.status == "stopped" and self.reason.startswith(INTERRUPTED)
+
+    @property
+    def over_budget(self) -> bool:
+        """Whether time or GPU-hours had run out over it."""
+        return self.status == "stopped" and self.reason.endswith(USED_UP)
 
     @property
     def best_checkpoint(self) -> Checkpoint | None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from raytuner.definition import Budget, Experiment, load, read_config, to_plain, to_yaml
-from raytuner.engine.conductor import USED_UP
 from raytuner.errors import DefinitionError, LaunchError, PlanError, Problem
 from raytuner.journal import ExperimentState, Extended, Folder, Lock, TrialState, replay
 from raytuner.launch.control import request_trial
@@ -277,7 +276,7 @@ def _reopened(
 
 def _cut_off_by_budget(state: ExperimentState) -> list[str]:
     """Trials that time or GPU-hours had cut off; there is more of them now, or the extension is refused."""
-    return [t.id for t in state.trials.values() if t.status == "stopped" and t.reason.endswith(USED_UP)]
+    return [t.id for t in state.trials.values() if t.over_budget]
 
 
 def _own_config(file: str | os.PathLike[str], space: Space) -> Config:

@@ -147,6 +147,21 @@ def test_pauses_of_a_population_save_nothing_and_who_is_cut_off_is_not_stopped_e
         assert "stopped early" not in text
 
 
+def test_whom_the_budget_cut_off_saved_nothing(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    events = [driver_started(objective={"metric": "loss", "mode": "min", "max_steps": 9})]
+    ends = {"000001": "the time budget is used up", "000002": "rung 3: value 1 is 3rd of 3"}
+    for trial, reason in ends.items():
+        events += [
+            TrialAsked(trial=trial, config={"x": 1}, at=1.0),
+            TrialStarted(trial=trial, attempt=1, at=1.0),
+            Reported(trial=trial, attempt=1, step=1, metrics={"loss": 1.0}, at=1.5),
+            TrialEnded(trial=trial, attempt=1, status="stopped", step=1, reason=reason, at=2.0),
+        ]
+    write_journal(folder, [*events, DriverEnded(status="finished", reason="the time budget is used up", at=3.0)])
+    assert checked("status", status(folder))["steps"] == {"trained": 2, "full": 18, "saved": 8}
+
+
 def test_the_summary_and_the_status_agree_on_what_was_saved(tmp_path: Path) -> None:
     folder = make_experiment(tmp_path, 30)
     console = Console(file=StringIO(), width=200)
