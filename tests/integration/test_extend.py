@@ -265,14 +265,21 @@ def test_more_trials_steps_and_parameters(tmp_path: Path) -> None:
 
 
 def test_a_configuration_while_it_runs(tmp_path: Path) -> None:
-    space = {**SPACE, "seconds": {"type": "choice", "values": [0.2]}}
+    hold = tmp_path / "hold"
+    fixed = {"seconds": 0.2, "held_by": str(hold)}
+    space = {**SPACE, **{name: {"type": "choice", "values": [value]} for name, value in fixed.items()}}
     driver, folder = start_driver(
-        tmp_path, train="objectives:curve", space=space, objective={**OBJECTIVE, "max_steps": 9}, budget={"trials": 4}
+        tmp_path,
+        train="objectives:held_curve",
+        space=space,
+        objective={**OBJECTIVE, "max_steps": 9},
+        budget={"trials": 4},
     )
     try:
         wait_until(lambda: folder.journal.exists() and replay(folder).steps >= 3, 90, "some steps are on record")
+        hold.touch()  # it must not end before it was asked
         own = tmp_path / "own.yaml"
-        own.write_text("{x: 2.0, seconds: 0.2}")
+        own.write_text(yaml.safe_dump({"x": 2.0, **fixed}))
         done = subprocess.run(
             [sys.executable, "-m", "raytuner", "extend", str(folder.path), "--enqueue", str(own)],
             capture_output=True, text=True, check=False,
@@ -284,6 +291,7 @@ def test_a_configuration_while_it_runs(tmp_path: Path) -> None:
         )  # fmt: skip
         assert refused.returncode == 1
         assert "a driver is at work on this experiment, which takes no more than --enqueue" in refused.stderr
+        hold.unlink()
         output, _ = driver.communicate(timeout=120)
     finally:
         driver.kill()

@@ -287,7 +287,7 @@ class Wire:
 
 def test_whoever_follows_sees_all_over_a_connection_that_drops_and_may_leave(site: Site, tmp_path: Path) -> None:
     wire, name = Wire(site.address), f"toy-{secrets.token_hex(3)}"
-    space = {"x": {"type": "float", "low": 0.0, "high": 1.0}, "seconds": {"type": "choice", "values": [2.0]}}
+    space = {"x": {"type": "float", "low": 0.0, "high": 1.0}, "seconds": {"type": "choice", "values": [3.0]}}
     env = {**os.environ, "RAY_AUTH_TOKEN_PATH": str(site.token), "PYTHONPATH": ""}
     said = {what: tmp_path / what for what in ("launch", "trial")}
 
