@@ -25,8 +25,10 @@ from raytuner.training.trial import TrialSpec
 
 __all__ = ["SchedulerBridge", "SearchBridge", "SlotTrainable", "SlotTrial"]
 
-HOLD_SECONDS = 15.0
-"""How long a slot that is free waits for the others to come up, so as not to be handed the trial that starts them."""
+HOLD_SECONDS = (15.0, 60.0)
+"""How long, at least and at most, a slot that is free waits for the others to come up, so as not to be handed the trial
+that starts them; in between, twice as long as one has taken. Where machines are so busy that a start takes longer, each
+trial would else end another's start, and there would never be more than one slot."""
 THOUGHT_SECONDS = 0.1
 """How long to wait for a proposal, with nothing else to do, before looking whether all is to end."""
 LOOK_SECONDS = 0.005
@@ -167,6 +169,7 @@ class SchedulerBridge(TrialScheduler):  # type: ignore[misc]  # Ray has no types
         self._conductor = conductor
         self.tick = on_tick
         self._starting: dict[str, float] = {}
+        self._longest_start = 0.0
         self._seen: set[str] = set()
         self._held: list[SlotTrial] = []
         self._reuse = True
@@ -195,7 +198,9 @@ class SchedulerBridge(TrialScheduler):  # type: ignore[misc]  # Ray has no types
         self._starting[trial.trial_id] = time.monotonic()
 
     def on_trial_result(self, controller: Any, trial: SlotTrial, result: dict[str, Any]) -> str:
-        self._starting.pop(trial.trial_id, None)
+        began = self._starting.pop(trial.trial_id, None)
+        if began is not None and result["slot"] not in self._seen:
+            self._longest_start = max(self._longest_start, time.monotonic() - began)
         self._seen.add(result["slot"])
         batch = Batch.loads(result[BATCH])
         if not self._conductor.take(batch, **json.loads(result["place"])):
@@ -219,8 +224,9 @@ class SchedulerBridge(TrialScheduler):  # type: ignore[misc]  # Ray has no types
     def _others_come_up(self) -> bool:
         if len(self._seen) >= self._conductor.books.slots_now or self._conductor.books.waiting is not None:
             return False  # or what is free is what it waits for
-        now = time.monotonic()
-        return any(now - since < HOLD_SECONDS for since in self._starting.values())
+        now, (least, most) = time.monotonic(), HOLD_SECONDS
+        patience = min(max(least, 2 * self._longest_start), most)
+        return any(now - since < patience for since in self._starting.values())
 
     def _listen_to_both(self, controller: Any) -> None:
         """Have Ray Tune's wait for news of its slots, a tenth of a second in each round, end when the search has
