@@ -13,24 +13,20 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from raytuner.components import Options
 from raytuner.errors import SpaceError
 from raytuner.search.base import Search, Trial
 from raytuner.search.ranking import ranked_by_rung
-from raytuner.search.surrogate import RankSurrogate
 from raytuner.space import Choice, Config, Space
 from raytuner.space.axes import Levels
 
 __all__ = ["HyperOptOptions", "HyperOptSearch"]
 
-OTHERS = 100
+OTHERS = 200
 """Trials that are not good, and trials under way, of which hyperopt is shown so many of each at most: it takes time in
 proportion to them."""
-PROPOSALS = 3
-"""Proposals of hyperopt's among which the joint look chooses."""
 Place = dict[str, list[float]]
 """A value a parameter, none where it is inactive: a category's number, or a place in (0, 1)."""
 UNDER_WAY = ("pending", "running", "paused")
@@ -66,9 +62,6 @@ class HyperOptSearch(Search):
     4. Trials under way, of which nothing is known: others keep away from them.
 
     Only trials with a value count as good; without any, configurations are drawn at random.
-    An estimator looks at one parameter alone, so that a proposal may well join values of trials that were good for
-    different reasons. Of three proposals, the one is taken that would rank best as a whole, see ``RankSurrogate``.
-
     hyperopt is shown all the good ones. Of many others it is shown the newest, which are close to the good ones and
     have the most weight with it, and as many older ones, taken evenly from the best to the worst.
     A trial told from outside the space teaches nothing.
@@ -80,14 +73,12 @@ class HyperOptSearch(Search):
         super().__init__(space, **arguments)
         assert isinstance(self.options, HyperOptOptions)
         self.tpe = self.options
-        self._units: dict[str, NDArray[np.float64] | None] = {}
-        self._places: dict[str, Place] = {}
+        self._places: dict[str, Place | None] = {}
 
     def warm_up(self) -> None:
         importlib.import_module("hyperopt.tpe")
 
     def forget(self) -> None:
-        self._units.clear()
         self._places.clear()
 
     def _propose(self, rng: np.random.Generator, number: int) -> Config | None:
@@ -97,18 +88,12 @@ class HyperOptSearch(Search):
         documents, gamma = self._documents(order, measured)
         candidates = self.tpe.candidates
         self.why = f"resembles the best {self._good(len(order))} of {len(order)} trials and not the others, by TPE"
-        found: list[Config] = []
-        while candidates and len(found) < PROPOSALS:
+        while candidates:
             config = self._suggest(documents, gamma, candidates, int(rng.integers(2**31)))
             if self.space.satisfies(config) and self.is_new(config):
-                found.append(config)
-            else:
-                candidates //= 2  # less greedy: with one candidate, it is a draw from the model of good configurations
-        if len(found) < 2:
-            return found[0] if found else self._draw(rng)
-        surrogate = RankSurrogate(self.space, np.array([self._units[name] for name in order]), rng)
-        guesses = surrogate.guess(np.array([self.space.to_unit(config) for config in found]))
-        return found[int(np.argmin(guesses))]
+                return config
+            candidates //= 2  # less greedy: with one candidate, it is a draw from the model of good configurations
+        return self._draw(rng)
 
     def _good(self, trials: int) -> int:
         """How many of so many trials hyperopt takes for good ones."""
@@ -116,7 +101,7 @@ class HyperOptSearch(Search):
 
     def _ranking(self) -> tuple[list[str], int]:
         """The trials with a result from best to worst, and how many of them have a value."""
-        here = {name: trial for name, trial in self.trials.items() if self._unit(name, trial) is not None}
+        here = {name: trial for name, trial in self.trials.items() if self._place(name, trial) is not None}
         return ranked_by_rung(here)
 
     def _documents(self, order: list[str], measured: int) -> tuple[list[dict[str, Any]], float]:
@@ -125,7 +110,7 @@ class HyperOptSearch(Search):
         under_way = [
             name
             for name, trial in self.trials.items()
-            if trial.status in UNDER_WAY and name not in rank and self._unit(name, trial) is not None
+            if trial.status in UNDER_WAY and name not in rank and self._place(name, trial) is not None
         ]
         good = min(self._good(len(order) + len(under_way)), measured)
         others = set(order[good:])
@@ -135,7 +120,7 @@ class HyperOptSearch(Search):
         record = [name for name in self.trials if name in shown]
         # hyperopt gives the newest 25 of the bad ones full weight, and forgets older ones: it must not forget failures.
         record.sort(key=lambda name: self.trials[name].status == "failed")
-        documents = [_document(tid, self._place(name), rank.get(name)) for tid, name in enumerate(record)]
+        documents = [_document(tid, self._places[name], rank.get(name)) for tid, name in enumerate(record)]
         return documents, (good - 0.5) / math.sqrt(len(documents))
 
     def _suggest(self, documents: list[dict[str, Any]], gamma: float, candidates: int, seed: int) -> Config:
@@ -190,24 +175,18 @@ class HyperOptSearch(Search):
                 labels[name] = hp.randint(name, axis.size)
         return Domain(None, labels)
 
-    def _unit(self, trial_id: str, trial: Trial) -> NDArray[np.float64] | None:
-        """A trial's place in the unit cube; None when it lies outside of the space."""
-        if trial_id not in self._units:
-            self._units[trial_id] = None
-            with suppress(SpaceError):  # somebody else's trial, of another space
-                self._units[trial_id] = self.space.to_unit(trial.config)
-        return self._units[trial_id]
-
-    def _place(self, trial_id: str) -> Place:
-        """Where hyperopt sees a trial of this space."""
+    def _place(self, trial_id: str, trial: Trial) -> Place | None:
+        """Where hyperopt sees a trial; None when it lies outside of the space."""
         if trial_id not in self._places:
-            unit = self._units[trial_id]
-            assert unit is not None
-            self._places[trial_id] = {
-                name: [] if math.isnan(u) else [self._categories[name].cell(u) if name in self._categories else u]
-                for name, u in zip(self.space.names, unit.tolist(), strict=True)
-                if name in self._labels
-            }
+            place: Place | None = None
+            with suppress(SpaceError):  # somebody else's trial, of another space
+                unit = self.space.to_unit(trial.config).tolist()
+                place = {
+                    name: [] if math.isnan(u) else [self._categories[name].cell(u) if name in self._categories else u]
+                    for name, u in zip(self.space.names, unit, strict=True)
+                    if name in self._labels
+                }
+            self._places[trial_id] = place
         return self._places[trial_id]
 
 
@@ -231,6 +210,7 @@ class _Known:
         return [{"misc": misc} for misc in miscs]
 
 
-def _document(tid: int, place: Place, rank: int | None) -> dict[str, Any]:
+def _document(tid: int, place: Place | None, rank: int | None) -> dict[str, Any]:
+    assert place is not None
     ids = {name: [tid] * len(value) for name, value in place.items()}
     return {"tid": tid, "misc": {"tid": tid, "idxs": ids, "vals": place}, "result": {"loss": rank}}

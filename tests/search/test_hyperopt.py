@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import subprocess
 import sys
@@ -242,28 +241,12 @@ def test_a_few_hundred_of_many_trials_are_shown() -> None:
     assert ranks[:good] == list(range(good))
     # The newest of the others, and the older ones evenly: the best and the worst of them, and no wide gap.
     rank = {name: index for index, name in enumerate(search._ranking()[0])}
-    newest = {rank[f"known {number}"] for number in range(2000 - OTHERS // 2, 2000)}.difference(range(good))
+    newest = {rank[f"known {number}"] for number in range(1900, 2000)}.difference(range(good))
     assert newest.issubset(ranks)
     older = [rank for rank in ranks[good:] if rank not in newest]
     assert older[0] < good + 5
     assert older[-1] > 1995
-    assert max(np.diff(older)) < 2 * 2000 / (OTHERS // 2)
-
-
-def test_values_that_are_good_only_together_are_proposed_together() -> None:
-    """Two opposite corners are good, so that each half of either parameter is."""
-    alike = []
-    for seed in range(60):
-        search = tpe(SQUARE, seed)
-        rng = np.random.default_rng(seed)
-        for number in range(40):
-            x, y = (float(u) for u in rng.random(2))
-            value = min(math.hypot(x, y), math.hypot(1 - x, 1 - y))
-            search.tell(Observation(f"known {number}", {"x": x, "y": y}, 1, value, "finished"))
-        config = search.ask("next")
-        assert config is not None
-        alike.append((config["x"] < 0.5) == (config["y"] < 0.5))
-    assert np.mean(alike) > 0.88  # one proposal by itself: 0.82
+    assert max(np.diff(older)) < 2 * 2000 / 100
 
 
 def test_all_of_few_trials_are_shown_in_the_order_of_the_record_but_for_failures() -> None:
