@@ -187,23 +187,26 @@ class JobServer:
 
     def _tail(self, id: str) -> Iterator[str]:
         """What a job has printed and prints, over one connection, as long as that tells something."""
-        loop = asyncio.new_event_loop()
         parts = self._client.tail_job_logs(id)
-        try:
-            # A laptop that slept holds a connection of which it will never hear again.
-            while (part := loop.run_until_complete(asyncio.wait_for(anext(parts, None), SILENT_SECONDS))) is not None:
-                yield part
-        except TimeoutError:
-            return
-        finally:
-            # Ctrl-C leaves the task in the middle of the generator, which must be out of it before it can be closed.
-            left = asyncio.all_tasks(loop)
-            for task in left:
-                task.cancel()
-            if left:
-                loop.run_until_complete(asyncio.wait(left))
-            loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.close()
+
+        async def part() -> str | None:
+            try:
+                # A laptop that slept holds a connection of which it will never hear again.
+                return await asyncio.wait_for(anext(parts, None), SILENT_SECONDS)
+            except Exception:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise asyncio.CancelledError from None
+                raise
+
+        # A runner makes Ctrl-C cancel what is waited for. Raised in the middle of some library's step, it would be lost
+        # when closing the connection raises something else, which looks like a connection that was dropped.
+        with asyncio.Runner() as runner:
+            try:
+                while (text := runner.run(part())) is not None:
+                    yield text
+            except TimeoutError:
+                return
 
     def stop(self, id: str) -> None:
         """End a job's processes: SIGTERM, and SIGKILL a few seconds later."""

@@ -79,6 +79,21 @@ def test_a_connection_that_stays_lost_says_that_the_job_goes_on(monkeypatch: pyt
         list(server_of().follow("a-job"))
 
 
+def test_ctrl_c_is_not_lost_in_a_connection_that_fails_when_it_is_closed() -> None:
+    """It comes in the middle of a step of the library that holds the connection."""
+
+    async def fragile() -> AsyncIterator[str]:
+        yield "one\n"
+        try:
+            signal.raise_signal(signal.SIGINT)
+            await asyncio.sleep(600)
+        finally:
+            raise RuntimeError("Cannot write to closing transport")
+
+    with pytest.raises(KeyboardInterrupt):
+        list(server_of(fragile, telling("one\ntwo\n")).follow("a-job"))
+
+
 def test_ctrl_c_leaves_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     closed, told = [], []
 
