@@ -21,6 +21,7 @@ from raytuner.errors import SpaceError
 from raytuner.search.base import Search, Trial
 from raytuner.search.encoding import Encoder
 from raytuner.search.fidelity import FidelityProcess, at_rungs
+from raytuner.search.ranking import best_and_others
 from raytuner.search.sobol import EVENLY, SobolPoints
 from raytuner.space import Config, Space
 
@@ -189,13 +190,10 @@ class BayesianSearch(Search):
 
 def _representative(y: Array) -> NDArray[np.intp]:
     """All trials while they are few; then the best ones by what they reached, and as many of the rest, evenly."""
-    if len(y) <= MOST:
-        return np.arange(len(y))
     reached = (~np.isnan(y)).sum(axis=1)
     last = y[np.arange(len(y)), reached - 1]
     order = np.lexsort((last, -reached))
-    best, rest = order[: MOST // 2], order[MOST // 2 :]
-    return np.sort(np.concatenate([best, rest[np.linspace(0, len(rest) - 1, MOST // 2).astype(int)]]))
+    return np.sort(order[best_and_others(len(y), MOST)])
 
 
 def _compressed(values: Array, scale: int) -> Array:

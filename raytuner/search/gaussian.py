@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["GaussianProcess"]
+__all__ = ["GaussianProcess", "matern"]
 
 Array = NDArray[np.float64]
 LENGTH_MEAN, LENGTH_SPREAD = math.sqrt(2.0), math.sqrt(3.0)
@@ -123,8 +123,7 @@ class GaussianProcess:
         squares = cdist(left[:, real] / self._lengths[real], right[:, real] / self._lengths[real], "sqeuclidean")
         for dim in np.flatnonzero(self._nominal):
             squares += (left[:, dim, None] != right[:, dim]) / self._lengths[dim] ** 2
-        distance = np.sqrt(5.0 * squares)
-        return np.asarray((1.0 + distance + distance**2 / 3.0) * np.exp(-distance))
+        return matern(squares)
 
     def _factorised(self, kernel: Array) -> tuple[Array, Array]:
         from scipy.linalg.lapack import dpotrf, dpotri
@@ -164,6 +163,12 @@ class GaussianProcess:
         gradient[:-1] = (self._squares @ (left[self._pairs] * slope)) * inverse_squares + lengths_off / LENGTH_SPREAD
         gradient[-1] = 0.5 * float(np.trace(left)) * self._noise + noise_off / NOISE_SPREAD
         return loss, gradient
+
+
+def matern(squares: Array) -> Array:
+    """The kernel Matern 5/2 at squared distances, counted in length scales."""
+    distance = np.sqrt(5.0 * squares)
+    return np.asarray((1.0 + distance + distance**2 / 3.0) * np.exp(-distance))
 
 
 def _evenly(y: Array, most: int) -> NDArray[np.intp]:

@@ -209,7 +209,9 @@ class GeneticSearch(Search):
         children = self._children(pool, wanted, wanted + ATTEMPTS, rng)
         if len(children) < 2:
             return children[0] if children else None
-        surrogate = RankSurrogate(self.space, np.array([individual.genes for individual in pool.order]), rng)
+        surrogate = RankSurrogate(
+            np.array([individual.genes for individual in pool.order]), self._variation.unordered, rng
+        )
         for _ in range(int(rng.integers(ROUNDS, endpoint=True))):
             best = _best(children, surrogate)
             children = [best, *self._children(pool, wanted, wanted, rng, best)]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import numpy as np
+from numpy.typing import NDArray
+
 from raytuner.search.base import Trial
 
-__all__ = ["ranked", "ranked_by_rung"]
+__all__ = ["best_and_others", "ranked", "ranked_by_rung"]
 
 
 def ranked(trials: Mapping[str, Trial], enough: int) -> tuple[list[str], int]:
@@ -47,6 +50,14 @@ def ranked_by_rung(trials: Mapping[str, Trial]) -> tuple[list[str], int]:
     measured, failed = _measured(trials)
     order = sorted(measured, key=lambda name: (-_reach(measured[name]), _last_value(measured[name])))
     return [*order, *failed], len(order)
+
+
+def best_and_others(trials: int, most: int) -> NDArray[np.intp]:
+    """``most`` places, or all of fewer, of an order from best to worst: half of them the best, the others evenly."""
+    if trials <= most:
+        return np.arange(trials)
+    half = most // 2
+    return np.concatenate([np.arange(half), half + np.linspace(0, trials - half - 1, half).astype(np.intp)])
 
 
 def _measured(trials: Mapping[str, Trial]) -> tuple[dict[str, Trial], list[str]]:

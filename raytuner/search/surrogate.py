@@ -7,14 +7,15 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from raytuner.search.gaussian import matern
+from raytuner.search.ranking import best_and_others
 from raytuner.search.relevance import relevance
-from raytuner.space import Choice, Space
 
 __all__ = ["RankSurrogate"]
 
 Array = NDArray[np.float64]
 MOST = 100
-"""Known configurations that it sees at most, which bounds its time: the best half of as many, and others evenly."""
+"""Known configurations that it sees at most, which bounds its time."""
 LENGTH = 0.5
 """The length scale, in square roots of the number of dimensions: those are what distances in a cube grow with."""
 NOISE = 0.1
@@ -29,17 +30,14 @@ class RankSurrogate:
     it, see ``relevance``.
 
     known: (trials, dims) places in the unit cube, from the best to the worst, nan where a parameter is inactive.
+    unordered: (dims,), which parameters are choices without an order.
     """
 
-    def __init__(self, space: Space, known: Array, rng: np.random.Generator) -> None:
-        parameters = [space.parameters[name] for name in space.names]
-        self._unordered = np.array([isinstance(p, Choice) and not p.ordered for p in parameters])
+    def __init__(self, known: Array, unordered: NDArray[np.bool_], rng: np.random.Generator) -> None:
+        self._unordered = unordered
         self._relevance = relevance(known, rng)
         trials, dims = known.shape
-        some = np.arange(trials)
-        if trials > MOST:
-            half = MOST // 2
-            some = np.concatenate([some[:half], np.linspace(half, trials - 1, half).round().astype(int)])
+        some = best_and_others(trials, MOST)
         self._known = known[some]
         self._length = LENGTH * math.sqrt(dims)
         self._weights = self._solved(_normal_scores(trials)[some])
@@ -58,13 +56,11 @@ class RankSurrogate:
 
     def _kernel(self, places: Array) -> Array:
         """(n, known)"""
-        scaled = math.sqrt(5.0) / self._length * self._distances(places)
-        kernel: Array = (1.0 + scaled + scaled**2 / 3.0) * np.exp(-scaled)
-        return kernel
+        return matern(self._squares(places) / self._length**2)
 
-    def _distances(self, places: Array) -> Array:
-        """(n, known): Euclidean, each square weighted; 1 between two values of an unordered choice, and where only one
-        of two is active.
+    def _squares(self, places: Array) -> Array:
+        """(n, known): squared Euclidean distances, each parameter weighted; 1 between two values of an unordered
+        choice, and where only one of two is active.
         """
         squares = np.zeros((len(places), len(self._known)))
         for dim, weight in enumerate(self._relevance):
@@ -72,8 +68,7 @@ class RankSurrogate:
             inactive = np.isnan(one), np.isnan(other)
             apart = (one != other).astype(float) if self._unordered[dim] else np.abs(one - other)
             squares += weight * np.where(inactive[0] | inactive[1], inactive[0] != inactive[1], apart) ** 2
-        distances: Array = np.sqrt(squares)
-        return distances
+        return squares
 
 
 def _normal_scores(trials: int) -> Array:

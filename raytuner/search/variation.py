@@ -44,7 +44,8 @@ class Variation:
         place = {name: index for index, name in enumerate(space.names)}
         self._axes = [space.parameters[name].axis for name in space.names]
         self._parents = [[place[parent] for parent in sorted(space.parents[name])] for name in space.names]
-        self._unordered = np.array([_unordered(space, name) for name in space.names])
+        self.unordered = np.array([_unordered(space, name) for name in space.names])
+        """(dims,): which parameters are choices without an order."""
         self.variable = np.array([axis.size != 1 for axis in self._axes])
         """(dims,): which parameters have more than one value."""
 
@@ -73,7 +74,7 @@ class Variation:
         child = genes.copy()
         for index in np.flatnonzero(chosen):
             axis, u = self._axes[index], float(genes[index])
-            if self._unordered[index]:
+            if self.unordered[index]:
                 assert isinstance(axis, Levels)
                 child[index] = _other_level(axis, u, rng)
             else:

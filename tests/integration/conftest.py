@@ -51,8 +51,11 @@ def ray() -> Iterator[Any]:
 
 
 def make_whole(ray: Any) -> None:
-    """Start Ray anew when it has lost a core, as it was seen to: its node counts one as taken, and says that nobody has
-    it. The tests that follow would wait for it for ever. That experiments leave nothing is held by test_gangs.
+    """Start Ray anew when it has lost a core, which would keep all tests that follow waiting, and say so.
+
+    Ray 2.60 loses what a placement group was to have when the group is removed between its preparation and its
+    commitment, a few milliseconds: the node counts it as taken, and nobody has it. That experiments leave nothing is
+    held by test_gangs.
     """
     limit = time.monotonic() + 20
     while ray.available_resources().get("CPU", 0.0) < 2:

@@ -114,7 +114,7 @@ def test_a_rank_that_fails_fails_the_gang_at_once(run: Run, rank: int) -> None:
         search="grid",
         objective={"metric": "loss", "mode": "min", "max_steps": 4},
         resources={"workers": 3, **SHARE},
-        step_timeout=6,
+        step_timeout=3,
     )
     whose = f"rank {rank}: " if rank else ""
     ends = {t.config["way"]: t for t in state.trials.values()}
@@ -123,13 +123,13 @@ def test_a_rank_that_fails_fails_the_gang_at_once(run: Run, rank: int) -> None:
     assert ends["raise"].reason == f"{whose}ValueError: no such luck"
     assert ends["raise"].error is not None
     assert "raise ValueError" in ends["raise"].error["traceback"]
-    assert ends["hang"].reason == "step 2 took longer than step_timeout=6s"
+    assert ends["hang"].reason == "step 2 took longer than step_timeout=3s"
     killed, raised = ends["kill"], ends["raise"]
     again = [event.at for event in events_of(folder, Retried) if event.trial == killed.id]
     assert len(again) == 3, "killed from outside may be nobody's fault"
-    assert raised.ended_at - raised.steps[-1].time < 4.0, "at once, and not when the others have waited long enough"
+    assert raised.ended_at - raised.steps[-1].time < 1.5, "at once"
     for before, after in pairwise([killed.steps[-1].time, *again, killed.ended_at]):
-        assert after - before < 4.0, "each time"
+        assert after - before < 1.5, "at once, each time"
 
 
 def test_a_rank_that_returns_early_is_the_one_that_is_told(run: Run) -> None:

@@ -129,7 +129,7 @@ def test_a_server_that_is_killed_restarted_and_frozen(
         assert tracker.wait(90), tracker.problem()
     finally:
         tracker.kill()
-    assert longest < 4.0, "the experiment does not wait for its tracker, which gets no answer for 8 s"
+    assert longest < 0.5, "the experiment does not wait for its tracker"
     assert (tracker.progress(), tracker.problem()) == (0, "")
     assert counts(server.database) == counts(tmp_path / "expected" / "mlflow.db")
     (report,) = tmp_path.glob("artifacts/*/*/artifacts/report.md")
