@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from raytuner.definition import AUTO
 from raytuner.engine.conductor import GOING_AWAY, LOST_ATTEMPTS, NOT_ITS_FAULT, Conductor
+from raytuner.engine.guard import Guard
 from raytuner.engine.mps import PROGRAM
 from raytuner.engine.nodes import HEAD, autoscaler
 from raytuner.engine.requests import Request, is_stop, take_requests
@@ -106,7 +107,8 @@ class Engine:
     interrupt: Interrupt
     mirror: Mirror | None = None
     """Keeps the object store alike where the experiment lies in one."""
-    _own_ray: bool = False
+    _guard: Guard | None = None
+    """Of the Ray that was started here, if it was."""
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "server"))
     _server: Future[subprocess.Popen[bytes] | None] | None = None
     timings: dict[str, float] = field(default_factory=dict)
@@ -169,9 +171,9 @@ class Engine:
         importing.start()
         try:
             if not ray.is_initialized():
-                self._own_ray = True
+                self._guard = Guard()
                 machine = self.plan.machine
-                with self.interrupt.in_front():
+                with self.interrupt.in_front(), self._guard.starting():
                     ray.init(
                         address="local",
                         num_cpus=machine.cpus,
@@ -228,7 +230,7 @@ class Engine:
         self._count_slots()
         scratch = tempfile.mkdtemp(prefix="raytuner-tune-")
         try:
-            scheduler = SchedulerBridge(self.conductor, self._tick, own_ray=self._own_ray)
+            scheduler = SchedulerBridge(self.conductor, self._tick, own_ray=self._guard is not None)
             search = SearchBridge(self.conductor, scheduler, job=self._job.dumps(), resources=self._bundles)
             tuner = tune.Tuner(
                 SlotTrainable,
@@ -371,10 +373,11 @@ class Engine:
         server = self._server.result() if self._server is not None and self._server.exception() is None else None
         if server is not None:
             server.terminate()
-        if self._own_ray:
+        if self._guard is not None:
             import ray
 
             ray.shutdown()
+            self._guard.close()
         if server is not None:
             try:
                 server.wait(SERVER_END_SECONDS)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from raytuner.engine.guard import MARK
 from raytuner.errors import TrialError
 from raytuner.training.channel import receive_lines
 
@@ -96,7 +97,9 @@ def ensure_server(
         command = [sys.executable, "-m", "raytuner.engine.forkserver", json.dumps(request)]
         process = None
         with suppress(ProcessLookupError):  # it has ended at once
-            process, pidfd = (_start_detached if detached else _start)(command, {**os.environ, **spec.env}, log)
+            env = {**os.environ, **spec.env}
+            env.pop(MARK, None)  # it ends its trials, and what they started, before itself
+            process, pidfd = (_start_detached if detached else _start)(command, env, log)
             try:
                 while not select.select([pidfd], [], [], 0.01)[0]:
                     probe = _connect(path)

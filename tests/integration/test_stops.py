@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,24 @@ def test_a_kill_leaves_no_process_behind(tmp_path: Path, victim: str, workers: i
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.parametrize("starting", ["agent.py", "default_worker.py"])
+def test_a_kill_while_ray_starts_leaves_no_process_behind(tmp_path: Path, starting: str) -> None:
+    """What is just starting would look for its Ray for up to half a minute."""
+
+    def found() -> bool:
+        with suppress(psutil.Error):  # one of them has ended meanwhile
+            return any(starting in " ".join(p.cmdline()) for p in processes_of(str(tmp_path)))
+        return False
+
+    process, _ = start_driver(tmp_path, **OWN, train="objectives:endless", budget={"trials": 2})
+    try:
+        wait_until(found, 90, f"a {starting} starts")
+    finally:
+        process.kill()
+        process.communicate()
+    wait_until(lambda: not processes_of(str(tmp_path)), 3, "nothing is left")
 
 
 @pytest.mark.parametrize("twice", [False, True])
