@@ -19,6 +19,7 @@ from ray.tune.trainable import Trainable
 
 from raytuner.engine.batch import Batch
 from raytuner.engine.conductor import Conductor
+from raytuner.engine.groups import PatientGroups
 from raytuner.engine.job import NoStorage, SlotConfig
 from raytuner.engine.slot import BATCH, Slot
 from raytuner.training.trial import TrialSpec
@@ -26,8 +27,8 @@ from raytuner.training.trial import TrialSpec
 __all__ = ["SchedulerBridge", "SearchBridge", "SlotTrainable", "SlotTrial"]
 
 HOLD_SECONDS = (15.0, 60.0)
-"""How long, at least and at most, a slot that is free waits for the others to come up, so as not to be handed the trial
-that starts them; in between, twice as long as one has taken. Where machines are so busy that a start takes longer, each
+"""How long, at least and at most, a slot that is free waits for others that start, so as not to be handed the trial
+that starts them; in between, twice as long as a start has taken. Where machines are so busy that one takes longer, each
 trial would else end another's start, and there would never be more than one slot."""
 THOUGHT_SECONDS = 0.1
 """How long to wait for a proposal, with nothing else to do, before looking whether all is to end."""
@@ -168,7 +169,8 @@ class SchedulerBridge(TrialScheduler):  # type: ignore[misc]  # Ray has no types
         self._own_ray = own_ray
         self._conductor = conductor
         self.tick = on_tick
-        self._starting: dict[str, float] = {}
+        self._coming: dict[SlotTrial, float | None] = {}
+        """Trials that do not run yet, and since when an actor of their own starts, if one does."""
         self._longest_start = 0.0
         self._seen: set[str] = set()
         self._held: list[SlotTrial] = []
@@ -176,6 +178,7 @@ class SchedulerBridge(TrialScheduler):  # type: ignore[misc]  # Ray has no types
         self._freed = False
         self._added = False
         self._listening = False
+        self._groups = PatientGroups()
 
     @property
     def held(self) -> int:
@@ -191,16 +194,15 @@ class SchedulerBridge(TrialScheduler):  # type: ignore[misc]  # Ray has no types
     def on_trial_add(self, controller: Any, trial: SlotTrial) -> None:
         if self._own_ray:
             _take_ready_workers(controller)
-        if not self._listening:
+        if not self._listening:  # the first trial: Ray Tune has asked for nothing yet
             self._listening = True
             self._listen_to_both(controller)
+            with contextlib.suppress(AttributeError):
+                controller._actor_manager._resource_manager = self._groups
         self._added = True
-        self._starting[trial.trial_id] = time.monotonic()
+        self._coming[trial] = None
 
     def on_trial_result(self, controller: Any, trial: SlotTrial, result: dict[str, Any]) -> str:
-        began = self._starting.pop(trial.trial_id, None)
-        if began is not None and result["slot"] not in self._seen:
-            self._longest_start = max(self._longest_start, time.monotonic() - began)
         self._seen.add(result["slot"])
         batch = Batch.loads(result[BATCH])
         if not self._conductor.take(batch, **json.loads(result["place"])):
@@ -210,7 +212,7 @@ class SchedulerBridge(TrialScheduler):  # type: ignore[misc]  # Ray has no types
             self._reuse = False
             trial.forget()
             return str(TrialScheduler.STOP)
-        if self._others_come_up() or self._freed:
+        if self._others_start(controller) or self._freed:
             # Ray Tune hands a free actor to a trial whose own is still coming up, and drops that: where trials are
             # shorter than an actor's start, it would never have more than one. And it keeps one actor that nobody
             # asks for, not two: so one a round is let go, and none while the search thinks about the trial of the one
@@ -221,12 +223,24 @@ class SchedulerBridge(TrialScheduler):  # type: ignore[misc]  # Ray has no types
         self._freed = True
         return str(TrialScheduler.STOP)
 
-    def _others_come_up(self) -> bool:
+    def _others_start(self, controller: Any) -> bool:
+        """Whether slots start that a free one had better not keep from it. Those for which there is no room yet, as
+        others use the cluster too, have nothing to lose.
+        """
+        now = time.monotonic()
+        with contextlib.suppress(AttributeError):  # nothing but time is lost, as above
+            manager, actors = controller._actor_manager, controller._tune_controller._trial_to_actor
+            for trial, since in list(self._coming.items()):
+                if trial.status != Trial.PENDING:
+                    del self._coming[trial]
+                    self._longest_start = max(self._longest_start, now - (since or now))
+                elif since is None and trial in actors and manager.is_actor_started(actors[trial]):
+                    self._coming[trial] = now
         if len(self._seen) >= self._conductor.books.slots_now or self._conductor.books.waiting is not None:
             return False  # or what is free is what it waits for
-        now, (least, most) = time.monotonic(), HOLD_SECONDS
+        least, most = HOLD_SECONDS
         patience = min(max(least, 2 * self._longest_start), most)
-        return any(now - since < patience for since in self._starting.values())
+        return any(since is not None and now - since < patience for since in self._coming.values())
 
     def _listen_to_both(self, controller: Any) -> None:
         """Have Ray Tune's wait for news of its slots, a tenth of a second in each round, end when the search has
@@ -250,6 +264,7 @@ class SchedulerBridge(TrialScheduler):  # type: ignore[misc]  # Ray has no types
     def choose_trial_to_run(self, controller: Any) -> None:
         """Called in every round of Ray Tune's loop. Which trial starts is left to Ray Tune."""
         self.tick()
+        self._groups.sweep()
         if self._conductor.stopping is not None:
             for trial in [trial for trial in controller.get_live_trials() if trial.status == Trial.PENDING]:
                 controller.stop_trial(trial)  # it has no slot that could be told to stop, and may never get one
@@ -258,14 +273,14 @@ class SchedulerBridge(TrialScheduler):  # type: ignore[misc]  # Ray has no types
         freed = self._freed
         self._freed = freed and self._conductor.thinking and not self._added
         self._added = False
-        if self._held and not freed and not self._others_come_up():
+        if not self._others_start(controller) and self._held and not freed:
             trial = self._held.pop(0)
             controller.stop_trial(trial)
             trial.forget()
             self._freed = True
 
     def on_trial_error(self, controller: Any, trial: SlotTrial) -> None:
-        self._starting.pop(trial.trial_id, None)
+        self._coming.pop(trial, None)
         last = (trial.problem.strip().splitlines() or ["no reason given"])[-1]
         self._conductor.lost(trial.name, trial.attempt, f"its slot was lost: {last}")
 
@@ -273,7 +288,7 @@ class SchedulerBridge(TrialScheduler):  # type: ignore[misc]  # Ray has no types
         """Nothing: the conductor knows."""
 
     def on_trial_remove(self, controller: Any, trial: SlotTrial) -> None:
-        self._starting.pop(trial.trial_id, None)
+        self._coming.pop(trial, None)
         self._conductor.lost(trial.name, trial.attempt, "its slot was taken away")
 
     def debug_string(self) -> str:

@@ -54,8 +54,8 @@ def make_whole(ray: Any) -> None:
     """Start Ray anew when it has lost a core, which would keep all tests that follow waiting, and say so.
 
     Ray 2.60 loses what a placement group was to have when the group is removed between its preparation and its
-    commitment, a few milliseconds: the node counts it as taken, and nobody has it. That experiments leave nothing is
-    held by test_gangs.
+    commitment, a few milliseconds: the node counts it as taken, and nobody has it. Experiments do not do that
+    (test_groups); what a killed driver leaves, Ray itself removes at any time.
     """
     limit = time.monotonic() + 20
     while ray.available_resources().get("CPU", 0.0) < 2:

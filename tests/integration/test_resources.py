@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +119,28 @@ def test_a_stop_does_not_wait_for_a_node_that_never_comes(
     assert state.status == "interrupted"
     assert all(trial.attempt == 0 or trial.reason.startswith("interrupted") for trial in state.trials.values())
     assert not events_of(folder, TrialStarted)
+
+
+def test_slots_do_not_wait_for_devices_that_others_hold(run: Run, ray: Any) -> None:
+    """Of six GPUs another job has four: the two slots that there can be lose no time over those that there cannot."""
+
+    @ray.remote(num_cpus=0, num_gpus=4)
+    class Others:
+        def there(self) -> bool:
+            return True
+
+    others = Others.remote()
+    assert ray.get(others.there.remote())
+    try:
+        state, folder = run(
+            train="objectives:curve",
+            space={"x": {"type": "float", "low": 0.0, "high": 1.0}, "seconds": {"type": "choice", "values": [0.3]}},
+            objective={"metric": "loss", "mode": "min", "max_steps": 1},
+            resources={"cpu": 0.1, "gpu": 1},
+            budget={"trials": 12},
+        )
+    finally:
+        ray.kill(others)
+    assert [t.status for t in state.trials.values()] == ["finished"] * 12
+    starts = sorted(event.at for event in events_of(folder, TrialStarted))
+    assert max(after - before for before, after in pairwise(starts)) < 5
