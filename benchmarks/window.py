@@ -25,7 +25,7 @@ from search_quality import FullTrainings, Watched
 from raytuner.search import Search, hyperopt
 from raytuner.simulation import Budget, Cluster, load_table, simulate_run
 
-MARKS = (100, 300, 1000, 3000)
+MARKS = (100, 300, 1000, 1500, 3000)
 AS_IT_IS = hyperopt.OTHERS
 EVERY = 1_000_000
 
