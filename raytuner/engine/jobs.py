@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import logging
 import re
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from raytuner.engine.runner import quiet_ray
@@ -27,6 +29,8 @@ RECONNECT_SECONDS = 60.0
 AGAIN_SECONDS = 1.0
 SILENT_SECONDS = 60.0
 """After how long without a word a connection is made anew."""
+CLOSE_SECONDS = 2.0
+"""How long to wait for the end of a connection that is left."""
 NO_AGENT = "No available agent to submit job"
 TALKATIVE = (
     "ray.dashboard.modules.dashboard_sdk",
@@ -187,26 +191,43 @@ class JobServer:
 
     def _tail(self, id: str) -> Iterator[str]:
         """What a job has printed and prints, over one connection, as long as that tells something."""
-        parts = self._client.tail_job_logs(id)
+        told: SimpleQueue[str | Exception | None] = SimpleQueue()
+        loop = asyncio.new_event_loop()
 
-        async def part() -> str | None:
-            try:
+        async def listen() -> None:
+            parts = self._client.tail_job_logs(id)
+            with contextlib.suppress(TimeoutError):
                 # A laptop that slept holds a connection of which it will never hear again.
-                return await asyncio.wait_for(anext(parts, None), SILENT_SECONDS)
-            except Exception:
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
-                    raise asyncio.CancelledError from None
-                raise
+                while (text := await asyncio.wait_for(anext(parts, None), SILENT_SECONDS)) is not None:
+                    told.put(text)
 
-        # A runner makes Ctrl-C cancel what is waited for. Raised in the middle of some library's step, it would be lost
-        # when closing the connection raises something else, which looks like a connection that was dropped.
-        with asyncio.Runner() as runner:
+        listening = loop.create_task(listen())
+
+        def run() -> None:
             try:
-                while (text := runner.run(part())) is not None:
-                    yield text
-            except TimeoutError:
-                return
+                loop.run_until_complete(listening)
+                told.put(None)
+            except asyncio.CancelledError:
+                pass
+            except Exception as error:
+                told.put(error)
+            finally:
+                loop.run_until_complete(loop.shutdown_asyncgens())
+                loop.close()
+
+        # On a thread of its own: Ctrl-C, raised in the middle of some library's step, would be lost, or leave the loop
+        # waiting for ever.
+        thread = threading.Thread(target=run, name="follow", daemon=True)
+        thread.start()
+        try:
+            while (said := _next(told)) is not None:
+                if isinstance(said, Exception):
+                    raise said
+                yield said
+        finally:
+            with contextlib.suppress(RuntimeError):  # it has ended
+                loop.call_soon_threadsafe(listening.cancel)
+            thread.join(CLOSE_SECONDS)
 
     def stop(self, id: str) -> None:
         """End a job's processes: SIGTERM, and SIGKILL a few seconds later."""
@@ -239,6 +260,13 @@ class JobServer:
         for value in self._headers.values():
             cause = cause.replace(value, "***").replace(value.removeprefix("Bearer "), "***")
         return cause
+
+
+def _next(told: SimpleQueue[str | Exception | None]) -> str | Exception | None:
+    """What is told next; Ctrl-C is seen meanwhile, whichever thread the system hands it to."""
+    while True:
+        with contextlib.suppress(Empty):
+            return told.get(timeout=LOOK_SECONDS)
 
 
 def _job(details: Any) -> Job:
