@@ -143,4 +143,4 @@ def test_slots_do_not_wait_for_devices_that_others_hold(run: Run, ray: Any) -> N
         ray.kill(others)
     assert [t.status for t in state.trials.values()] == ["finished"] * 12
     starts = sorted(event.at for event in events_of(folder, TrialStarted))
-    assert max(after - before for before, after in pairwise(starts)) < 5
+    assert max(after - before for before, after in pairwise(starts)) < 10, "a slot that waits does so for 15 s"
