@@ -13,7 +13,7 @@ import numpy as np
 from overhead import hardware
 from scipy.stats import rankdata
 
-__all__ = ["Record", "write_report"]
+__all__ = ["LEAST", "Record", "table_head", "table_row", "write_report"]
 
 Record = dict[str, Any]
 LEAST = 1e-4
@@ -85,12 +85,12 @@ def _mean_ranks(medians: np.ndarray) -> np.ndarray:
     return ranks
 
 
-def _row(*cells: object) -> str:
+def table_row(*cells: object) -> str:
     return "| " + " | ".join(str(cell) for cell in cells) + " |"
 
 
-def _head(*cells: object) -> list[str]:
-    return [_row(*cells), _row(*["---"] * len(cells))]
+def table_head(*cells: object) -> list[str]:
+    return [table_row(*cells), table_row(*["---"] * len(cells))]
 
 
 def _number(value: float, digits: int = 4) -> str:
@@ -107,11 +107,11 @@ def _full(found: Found, marks: Sequence[int]) -> list[str]:
         means.append(_geometric_mean(medians))
         ranks.append(_mean_ranks(medians))
     cells = [f"{what}, {mark} trials" for what in ("regret", "mean rank") for mark in marks]
-    lines = _head("method", *cells, f"CPU ms a suggestion at {marks[-1]}", "runs")
+    lines = table_head("method", *cells, f"CPU ms a suggestion at {marks[-1]}", "runs")
     for index in np.argsort(means[-1]):
         method = found.methods[index]
         lines.append(
-            _row(
+            table_row(
                 method,
                 *(_number(mean[index]) for mean in means),
                 *(_number(rank[index], 2) for rank in ranks),
@@ -128,12 +128,12 @@ def _curves(found: Found, marks: Sequence[int]) -> list[str]:
         means = [_geometric_mean(found.medians(share * size)) for share in SHARES]
         ranks = _mean_ranks(found.medians(size))
         cells = [f"{share:.0%} of {size} trainings" for share in SHARES]
-        lines += _head("method", *cells, "mean rank", "virtual time to random's last regret", "runs")
+        lines += table_head("method", *cells, "mean rank", "virtual time to random's last regret", "runs")
         for index in np.argsort(means[-1]):
             method = found.methods[index]
             speed = [_time_to_random(found, method, instance, size) for instance in found.instances]
             lines.append(
-                _row(
+                table_row(
                     method,
                     *(_number(mean[index]) for mean in means),
                     _number(ranks[index], 2),
@@ -165,7 +165,7 @@ def _seconds_at(record: Record, steps: int) -> float:
 
 
 def _failing(found: Found, marks: Sequence[int]) -> list[str]:
-    lines = _head("method", "failed after the start-up", "worst instance", f"regret, {marks[-1]} trials", "runs")
+    lines = table_head("method", "failed after the start-up", "worst instance", f"regret, {marks[-1]} trials", "runs")
     means = _geometric_mean(found.medians(marks[-1], unit=1))
     for method, mean in zip(found.methods, means, strict=True):
         shares = {
@@ -176,7 +176,7 @@ def _failing(found: Found, marks: Sequence[int]) -> list[str]:
         worst = max(shares, key=lambda instance: shares[instance])
         average = float(np.mean(list(shares.values())))
         worst_text = f"{shares[worst]:.0%} ({worst})"
-        lines.append(_row(method, f"{average:.0%}", worst_text, _number(mean), len(found.of(method))))
+        lines.append(table_row(method, f"{average:.0%}", worst_text, _number(mean), len(found.of(method))))
     return lines
 
 
@@ -209,11 +209,18 @@ def write_report(
             _plot(found, part, marks[-1], title, picture)
             lines += [f"![regret, {title}]({picture.name})", ""]
         unit = None if part == "curves" else 1
-        appendix += [f"### {title}, {marks[-1]} trainings", "", *_head("instance", *found.methods)]
+        appendix += [f"### {title}, {marks[-1]} trainings", "", *table_head("instance", *found.methods)]
         medians = found.medians(marks[-1], unit)
-        appendix += [_row(name, *map(_number, medians[:, i])) for i, name in enumerate(found.instances)]
+        appendix += [table_row(name, *map(_number, medians[:, i])) for i, name in enumerate(found.instances)]
         appendix.append("")
-    lines += [*appendix, "## Versions", "", *_head("method", "code"), *(_row(*item) for item in versions.items()), ""]
+    lines += [
+        *appendix,
+        "## Versions",
+        "",
+        *table_head("method", "code"),
+        *(table_row(*item) for item in versions.items()),
+        "",
+    ]
     text = "\n".join(lines)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)

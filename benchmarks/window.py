@@ -14,12 +14,12 @@ from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 from overhead import hardware
 from quality_methods import Method
-from quality_report import LEAST
+from quality_report import LEAST, table_head, table_row
 from search_quality import FullTrainings, Watched
 
 from raytuner.search import Search, hyperopt
@@ -55,37 +55,23 @@ def perform(folder: str, instance: str, seed: int, others: int, trials: int) -> 
 def report(rows: Iterable[Row], trials: int) -> str:
     rows = sorted(rows)
     marks = [mark for mark in MARKS if mark <= trials]
-    head = [
-        "instance",
-        "shown",
-        *(f"regret, {mark} trials" for mark in marks),
-        f"CPU ms a suggestion at {trials}",
-        "runs",
-    ]
-    lines = [_row(head), _row(["---"] * len(head))]
+    regrets_after = [f"regret, {mark} trials" for mark in marks]
+    lines = table_head("instance", "shown", *regrets_after, f"CPU ms a suggestion at {trials}", "runs")
     for instance in sorted({row.instance for row in rows}):
         for others in (AS_IT_IS, EVERY):
             some = [row for row in rows if (row.instance, row.others) == (instance, others)]
             regrets = np.median([row.regrets for row in some], axis=0)
             cpu = float(np.median([row.cpu_ms for row in some]))
             shown = "every trial" if others == EVERY else f"the good ones, {others} of the others"
-            lines.append(_row([instance, shown, *(f"{regret:.4f}" for regret in regrets), f"{cpu:.0f}", len(some)]))
+            lines.append(table_row(instance, shown, *(f"{regret:.4f}" for regret in regrets), f"{cpu:.0f}", len(some)))
     pairs = np.array([[row.regrets for row in rows if row.others == others] for others in (AS_IT_IS, EVERY)])
     ratios = np.diff(np.log(np.maximum(pairs, LEAST)), axis=0)[0]
-    lines += [
-        "",
-        "The logarithm of (regret shown every trial / regret as it is) over the pairs of runs:",
-        "",
-    ]
-    lines += [_row(["after", "mean", "standard error", "pairs"]), _row(["---"] * 4)]
+    lines += ["", "The logarithm of (regret shown every trial / regret as it is) over the pairs of runs:", ""]
+    lines += table_head("after", "mean", "standard error", "pairs")
     for mark, ratio in zip(marks, ratios.T, strict=True):
         error = float(np.std(ratio, ddof=1)) / len(ratio) ** 0.5
-        lines.append(_row([f"{mark} trials", f"{float(np.mean(ratio)):+.2f}", f"{error:.2f}", len(ratio)]))
+        lines.append(table_row(f"{mark} trials", f"{float(np.mean(ratio)):+.2f}", f"{error:.2f}", len(ratio)))
     return "\n".join(lines)
-
-
-def _row(cells: Iterable[Any]) -> str:
-    return "| " + " | ".join(map(str, cells)) + " |"
 
 
 def main() -> None:

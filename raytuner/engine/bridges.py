@@ -212,7 +212,8 @@ class SchedulerBridge(TrialScheduler):  # type: ignore[misc]  # Ray has no types
             self._reuse = False
             trial.forget()
             return str(TrialScheduler.STOP)
-        if self._others_start(controller) or self._freed:
+        self._look_at_starts(controller)
+        if self._others_start() or self._freed:
             # Ray Tune hands a free actor to a trial whose own is still coming up, and drops that: where trials are
             # shorter than an actor's start, it would never have more than one. And it keeps one actor that nobody
             # asks for, not two: so one a round is let go, and none while the search thinks about the trial of the one
@@ -223,10 +224,8 @@ class SchedulerBridge(TrialScheduler):  # type: ignore[misc]  # Ray has no types
         self._freed = True
         return str(TrialScheduler.STOP)
 
-    def _others_start(self, controller: Any) -> bool:
-        """Whether slots start that a free one had better not keep from it. Those for which there is no room yet, as
-        others use the cluster too, have nothing to lose.
-        """
+    def _look_at_starts(self, controller: Any) -> None:
+        """Note whose actors have begun to start, and whose trials run."""
         now = time.monotonic()
         with contextlib.suppress(AttributeError):  # nothing but time is lost, as above
             manager, actors = controller._actor_manager, controller._tune_controller._trial_to_actor
@@ -236,9 +235,14 @@ class SchedulerBridge(TrialScheduler):  # type: ignore[misc]  # Ray has no types
                     self._longest_start = max(self._longest_start, now - (since or now))
                 elif since is None and trial in actors and manager.is_actor_started(actors[trial]):
                     self._coming[trial] = now
+
+    def _others_start(self) -> bool:
+        """Whether slots start that a free one had better not keep from it. Those for which there is no room yet, as
+        others use the cluster too, have nothing to lose.
+        """
         if len(self._seen) >= self._conductor.books.slots_now or self._conductor.books.waiting is not None:
             return False  # or what is free is what it waits for
-        least, most = HOLD_SECONDS
+        now, (least, most) = time.monotonic(), HOLD_SECONDS
         patience = min(max(least, 2 * self._longest_start), most)
         return any(since is not None and now - since < patience for since in self._coming.values())
 
@@ -273,7 +277,8 @@ class SchedulerBridge(TrialScheduler):  # type: ignore[misc]  # Ray has no types
         freed = self._freed
         self._freed = freed and self._conductor.thinking and not self._added
         self._added = False
-        if not self._others_start(controller) and self._held and not freed:
+        self._look_at_starts(controller)
+        if self._held and not freed and not self._others_start():
             trial = self._held.pop(0)
             controller.stop_trial(trial)
             trial.forget()

@@ -34,7 +34,7 @@ class _GivenUp:
 class PatientGroups(PlacementGroupResourceManager):  # type: ignore[misc]  # Ray has no types
     """Ray Tune's keeper of placement groups; ``sweep`` is to be called now and then."""
 
-    def __init__(self, update_interval_s: float = 0.1) -> None:
+    def __init__(self, update_interval_s: float = 0.1) -> None:  # which Ray's ``clear`` calls with what it was
         super().__init__(update_interval_s)
         self._given_up: list[_GivenUp] = []
         self._looked = 0.0

@@ -30,7 +30,7 @@ class Guard:
     """Kills what a Ray consists of when this process ends, in whatever way, or with ``close``."""
 
     def __init__(self) -> None:
-        import secrets
+        import secrets  # here, as the script needs neither
         import subprocess
 
         self._mark = secrets.token_hex(8)
@@ -79,7 +79,7 @@ def _has(pid: str, entry: bytes) -> bool:
 
 
 def main() -> None:
-    """``python guard.py MARK PID``: wait for the end of a process, or of what it says, then kill what is marked."""
+    """``python guard.py MARK PID``: wait for the end of a process, or of the input, then kill what is marked."""
     mark, pid = sys.argv[1], int(sys.argv[2])
     with contextlib.suppress(ProcessLookupError):  # it has ended already
         select.select([sys.stdin, os.pidfd_open(pid)], [], [])
