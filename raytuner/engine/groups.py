@@ -78,6 +78,9 @@ class PatientGroups(PlacementGroupResourceManager):  # type: ignore[misc]  # Ray
 
     def clear(self) -> None:
         """Remove all groups, whatever they are used for."""
+        for request, staged in list(self._request_to_staged_pgs.items()):
+            for _ in range(len(staged)):
+                self.cancel_resource_request(request)
         limit = time.monotonic() + 2 * PATIENCE_SECONDS
         while self._given_up and ray.is_initialized() and time.monotonic() < limit:
             time.sleep(LOOK_SECONDS)
