@@ -231,7 +231,7 @@ RAY = [
 def one_run(site: Site, number: int) -> dict[str, float]:
     import yaml
 
-    from raytuner.journal import Folder, JournalReader, Reported, TrialStarted, replay
+    from raytuner.journal import CheckpointWritten, Folder, JournalReader, Reported, TrialStarted, replay
 
     name = f"run-{number:02d}"
     definition = {
@@ -278,10 +278,15 @@ def one_run(site: Site, number: int) -> dict[str, float]:
     assert [trial.status for trial in final.trials.values()] == ["finished"] * TRIALS
     for trial in final.trials.values():
         assert [step.step for step in trial.steps] == list(range(1, STEPS + 1)), trial.id
-    starts = [event for event in events if isinstance(event, TrialStarted)]
-    moved = [event for event in starts if event.attempt > 1]
-    assert moved
-    assert all(event.node == address("worker1") and event.step > 0 for event in moved), moved
+    stands: dict[str, int] = {}  # the newest checkpoint of each trial
+    moved: list[TrialStarted] = []
+    for event in events:
+        if isinstance(event, CheckpointWritten):
+            stands[event.trial] = event.step
+        elif isinstance(event, TrialStarted) and event.attempt > 1:
+            assert (event.node, event.step) == (address("worker1"), stands.get(event.trial, 0)), event
+            moved.append(event)
+    assert any(event.step > 0 for event in moved), moved
     assert final.tests[-1].metrics == {"steps": float(STEPS)}
     assert json.loads(site.raytuner("status", name, "--json", *at))["status"] == "finished"
     model = site.folder / f"{name}.pt"
