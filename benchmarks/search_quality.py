@@ -15,16 +15,15 @@ A method is a search of ours with its options, and a scheduler where one is want
 defaults (``optuna-tpe:multivariate=false``).
 
 Each run that has finished is a line of the cache, and is not repeated: stop at any time and go on, also on another
-machine, with ``--known benchmarks/results/runs/*``. The line knows the code of the search (or the peer's version), so
-what has changed since is run again. Losses are deterministic for a seed; CPU times are this machine's, measured in the
-process that runs.
+machine, with the runs that are kept (``xz -dc benchmarks/results/runs/curves.jsonl.xz > runs.jsonl``). The line knows
+the code of the search (or the peer's version), so what has changed since is run again. Losses are deterministic for a
+seed; CPU times are this machine's, measured in the process that runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import lzma
 import math
 import multiprocessing
 import os
@@ -197,19 +196,16 @@ def _changes(run: Run) -> Iterator[list[float]]:
             yield [step, float(f"{regret:.6g}"), round(at, 3)]
 
 
-def read_runs(paths: Iterable[Path]) -> dict[str, Record]:
+def read_cache(path: Path) -> dict[str, Record]:
     """Runs by the key of their task; a line that was cut off is left out."""
     found: dict[str, Record] = {}
-    for path in paths:
-        with lzma.open(path, "rt") if path.suffix == ".xz" else path.open() as file:
-            lines = file.readlines()
-        for line in lines:
-            try:
-                record = json.loads(line)
-                task = Task(**{name: record[name] for name in Task.__dataclass_fields__})
-            except (ValueError, KeyError):
-                continue
-            found[task.key] = record
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            record = json.loads(line)
+            task = Task(**{name: record[name] for name in Task.__dataclass_fields__})
+        except (ValueError, KeyError):
+            continue
+        found[task.key] = record
     return found
 
 
@@ -219,7 +215,7 @@ def run_all(folder: str, tasks: Iterable[Task], path: Path, processes: int) -> N
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"  # for the processes that run: what is compared is CPU, not threads
     began = time.perf_counter()
-    broken = path.read_bytes()[-1:] not in (b"", b"\n")
+    broken = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
     with path.open("a") as file, ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         if broken:
             file.write("\n")
@@ -255,7 +251,6 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1])
     parser.add_argument("--trials", type=int, nargs="+", help="budgets, also in full trainings; 25 50 100, or 40 100")
     parser.add_argument("--cache", type=Path, required=True, help="a file of finished runs, which are not repeated")
-    parser.add_argument("--known", type=Path, nargs="+", default=[], help="more such files, or packed (.xz), only read")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--output", type=Path, help="write the report here, and its pictures beside it")
     parser.add_argument("--report", action="store_true", help="run nothing: report what the cache has")
@@ -274,11 +269,10 @@ def main() -> None:
         for method in options.methods
     ]
     options.cache.parent.mkdir(parents=True, exist_ok=True)
-    options.cache.touch()
-    known = read_runs([*options.known, options.cache])
     if not options.report:
+        known = read_cache(options.cache)
         run_all(options.folder, (task for task in tasks if task.key not in known), options.cache, options.processes)
-        known |= read_runs([options.cache])
+    known = read_cache(options.cache)
     records = [known[task.key] for task in tasks if task.key in known]
     print(write_report(records, options.part, marks, versions, options.output))
 
