@@ -12,7 +12,6 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from made_journals import experiment_events, make_experiment, make_folder, write_files
 from test_tracking_process import counts, until
@@ -46,7 +45,9 @@ class Server:
             "--backend-store-uri", f"sqlite:///{self.database}",
             "--artifacts-destination", str(self._folder / "artifacts"),
         ]  # fmt: skip
-        self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log, cwd=self._folder)
+        self._process = subprocess.Popen(
+            command, stdout=self._log, stderr=self._log, cwd=self._folder, start_new_session=True
+        )
         until(self._answers, 90)
 
     def _answers(self) -> bool:
@@ -56,23 +57,20 @@ class Server:
         except OSError:
             return False
 
-    def _all(self) -> list[psutil.Process]:
+    def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None
-        main = psutil.Process(self._process.pid)
-        return [main, *main.children(recursive=True)]
+        os.killpg(self._process.pid, number)  # all at once: they watch over each other
 
     def freeze(self) -> None:
-        for process in self._all():
-            process.suspend()
+        self._signal(signal.SIGSTOP)
 
     def wake(self) -> None:
-        for process in self._all():
-            process.resume()
+        self._signal(signal.SIGCONT)
+        until(self._answers, 90)
 
     def kill(self) -> None:
         if self._process is not None and self._process.poll() is None:
-            for process in self._all():
-                process.send_signal(signal.SIGKILL)
+            self._signal(signal.SIGKILL)
             self._process.wait()
 
     def close(self) -> None:
