@@ -199,6 +199,8 @@ def write_report(
         f"(medians below {LEAST:g} count as {LEAST:g}); ranks are of the medians on each instance.",
         "",
     ]
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
     appendix = ["## Medians by instance", ""]
     for workers in sorted({record["workers"] for record in records}):
         found = Found([record for record in records if record["workers"] == workers])
@@ -223,7 +225,6 @@ def write_report(
     ]
     text = "\n".join(lines)
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(text)
     return text
 
