@@ -208,8 +208,6 @@ class ProcessHost:
             case kind:
                 if kind in ("report", "started"):
                     self._step, self._step_began = message["step"], time.monotonic()
-                if kind == "started":
-                    message["pid"] = process.pid
                 batch.messages.append(message)
 
     def _leave(self, process: Process) -> None:

@@ -94,8 +94,6 @@ class ThreadHost:
                     self._thread = None
                     return batch
                 case _:
-                    if message["m"] == "started":
-                        message["pid"] = os.getpid()
                     batch.messages.append(message)
             if batch.messages and time.monotonic() - began >= BATCH_SECONDS:
                 return batch

@@ -40,7 +40,8 @@ def run_attempt(
     error: dict[str, Any] | None = None
     try:
         trial = Trial(spec, channel, prepared, join(spec, channel))
-        channel.send({"m": "started", "step": trial.step, "checkpoint": str(trial._source) if trial._source else None})
+        source = str(trial._source) if trial._source else None
+        channel.send({"m": "started", "step": trial.step, "checkpoint": source, "pid": os.getpid()})
         status, reason = _train(trial, function)
     except (KeyboardInterrupt, ChannelClosed):
         raise

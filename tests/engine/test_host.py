@@ -29,7 +29,7 @@ from host_tools import (
 from raytuner.engine.batch import Batch
 from raytuner.engine.control import Stop
 from raytuner.engine.host import BATCH_SECONDS, ProcessHost, StopRequest
-from raytuner.engine.serverclient import ServerSpec
+from raytuner.engine.serverclient import Process, ServerSpec
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,22 @@ def test_a_good_trial_finishes(host: ProcessHost, tmp_path: Path) -> None:
     assert outcome.steps == [1, 2, 3, 4, 5]
     assert outcome.of("checkpoint")[-1]["step"] == 5
     assert outcome.pid != os.getpid()
+
+
+def test_its_process_is_on_record_when_the_servers_word_comes_late(
+    host: ProcessHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a trial says comes over another line than what its server says, and either may be first."""
+    wait = host._client.wait
+
+    def late(process: Process, timeout: float | None) -> list[dict[str, Any]]:
+        messages = wait(process, timeout)
+        process.pid = 0
+        return messages
+
+    monkeypatch.setattr(host._client, "wait", late)
+    outcome = run(host, trial_spec(tmp_path, "look"))
+    assert outcome.pid == outcome.seen["pid"]
 
 
 @pytest.mark.parametrize(
