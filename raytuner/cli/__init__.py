@@ -17,7 +17,7 @@ from typing import Any
 from raytuner import __version__
 from raytuner.cli.cluster import answer, checked_plan, doctor, elsewhere, forward, launch
 from raytuner.cli.printing import FAILED, INTERRUPTED, USAGE, print_json
-from raytuner.errors import DefinitionError, JournalError, PlanError, RaytunerError
+from raytuner.errors import DefinitionError, JournalError, PlanError, RaytunerError, SearchError
 
 __all__ = ["main"]
 
@@ -98,15 +98,18 @@ def _simulate(options: argparse.Namespace) -> int:
 
     if options.plot:
         check_picture(options.plot)
-    result = simulate(
-        options.file,
-        options.table,
-        workers=options.workers,
-        seeds=options.seeds,
-        stragglers=options.stragglers,
-        failures=options.failures,
-        overrides=tuple(options.set),
-    )
+    try:
+        result = simulate(
+            options.file,
+            options.table,
+            workers=options.workers,
+            seeds=options.seeds,
+            stragglers=options.stragglers,
+            failures=options.failures,
+            overrides=tuple(options.set),
+        )
+    except SearchError as error:  # nothing has failed that was under way: this cannot be done as asked
+        raise PlanError(str(error)) from error
     if options.json:
         print_json(result.to_dict())
     else:

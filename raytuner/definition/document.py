@@ -213,6 +213,9 @@ class _Reader:
             if key == "<<" and key_node.style is None:
                 rule, remedy = "merge keys are not supported", "write the keys out"
                 self._refuse(path, rule, "<<", remedy, key_node, spoil=True)
+            elif slip := _missing_space(key_node, value_node):
+                rule = "a space is needed after a colon"
+                self._refuse(path, rule, repr(key_node.value), f"write {slip}", key_node, spoil=True)
             elif not isinstance(key, str) or id(key_node) in self.tags:
                 text = key_node.value if isinstance(key_node, yaml.ScalarNode) else "a list or mapping"
                 remedy = f'quote it: "{text}"' if isinstance(key_node, yaml.ScalarNode) else "use a string"
@@ -231,6 +234,13 @@ class _Reader:
         self.document.problems.append(Problem(dotted(path), rule, got, remedy, place.file, place.line))
         if spoil:
             self.document.spoilt.append(dotted(path))
+
+
+def _missing_space(key: yaml.Node, value: yaml.Node) -> str:
+    """What was meant by ``{type:asha}``, which is the key ``type:asha`` without a value; empty when it is not that."""
+    plain = all(isinstance(node, yaml.ScalarNode) and node.style is None for node in (key, value))
+    match = re.fullmatch(r"([A-Za-z_]\w*):(\S.*)", key.value) if plain and value.value == "" else None
+    return f"{match[1]}: {match[2]}" if match else ""
 
 
 def _syntax_problem(error: yaml.YAMLError, text: str, source: str) -> Problem:

@@ -28,7 +28,7 @@ from raytuner.engine.requests import is_configuration, is_stop, take_requests
 from raytuner.engine.runner import Engine, Interrupt, connect, own_machine
 from raytuner.engine.shelf import StoreShelf
 from raytuner.engine.snapshot import changed_since, search_path
-from raytuner.errors import JournalError, LaunchError, PlanError, RaytunerError
+from raytuner.errors import JournalError, LaunchError, PlanError, RaytunerError, SearchError
 from raytuner.journal import (
     DriverEnded,
     DriverStarted,
@@ -194,8 +194,11 @@ def drive(
     console = Console(file=open(os.devnull, "w") if quiet else file or sys.stdout, highlight=False)  # noqa: SIM115 - the console's for as long as the run
     _find_components(plan, folder if resuming and extension is None else None)
     if not resuming:
-        plan.build_search()  # what is wrong with it is told before there is a folder
-        plan.build_scheduler()
+        try:  # what is wrong with them is told before there is a folder
+            plan.build_search()
+            plan.build_scheduler()
+        except SearchError as error:
+            raise PlanError(str(error)) from error
         refuse_taken(plan, folder)
         make_folder(folder)
     else:

@@ -61,6 +61,7 @@ CASES: dict[str, Bad] = {
     "undefined_alias": Bad("description: *nothing  # <-", "", "valid YAML|alias"),
     "alias_in_itself": Bad("constraints: &a\n  - *a", "constraints[0]", "alias|write the value out"),
     "merge_key": Bad("resources:\n  <<: {cpu: 2}  # <-", "resources", "merge keys|write the keys out"),
+    "no_space": Bad("scheduler: {type:asha}  # <-", "scheduler", "a space is needed after a colon|write type: asha"),
     "number_as_key": Bad("tags: {2024: year}  # <-", "tags", 'a key must be a string|"2024"'),
     "two_documents": Bad("seed: 1\n---\nseed: 2", "", "more than one document"),
     "too_deep": Bad("description: " + "[" * 60 + "]" * 60, "", "nested deeper"),

@@ -127,7 +127,7 @@ def test_what_cannot_be_simulated_is_said(file: Path, capsys: pytest.CaptureFixt
     for fields in ({"workers": -1}, {"workers": 0}, {"seeds": 0}, {"failures": 1.0}, {"stragglers": -0.1}):
         with pytest.raises(PlanError, match=next(iter(fields))):
             raytuner.simulate(file, "made/curves", **fields)
-    assert main(["simulate", str(file), "--table", "nothing/here"]) == 1
+    assert main(["simulate", str(file), "--table", "nothing/here"]) == 2
     assert "made/curves" in capsys.readouterr().err
 
 
