@@ -94,20 +94,24 @@ def _show_plan(options: argparse.Namespace) -> int:
 
 
 def _simulate(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
     from raytuner.simulation import check_picture, simulate
 
     if options.plot:
         check_picture(options.plot)
     try:
-        result = simulate(
-            options.file,
-            options.table,
-            workers=options.workers,
-            seeds=options.seeds,
-            stragglers=options.stragglers,
-            failures=options.failures,
-            overrides=tuple(options.set),
-        )
+        with Console(stderr=True).status("") as status:  # which shows nothing but on a terminal
+            result = simulate(
+                options.file,
+                options.table,
+                workers=options.workers,
+                seeds=options.seeds,
+                stragglers=options.stragglers,
+                failures=options.failures,
+                overrides=tuple(options.set),
+                watch=lambda number: status.update(f"run {number} of {options.seeds}"),
+            )
     except SearchError as error:  # nothing has failed that was under way: this cannot be done as asked
         raise PlanError(str(error)) from error
     if options.json:

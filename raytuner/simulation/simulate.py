@@ -164,6 +164,7 @@ def simulate(
     stragglers: float = 0.0,
     failures: float = 0.0,
     overrides: tuple[str, ...] = (),
+    watch: Callable[[int], object] | None = None,
 ) -> Simulation:
     """Run an experiment's search and scheduler against a table, on a virtual cluster, once a seed.
 
@@ -171,6 +172,7 @@ def simulate(
     is lowered to the table's. Its space and defaults are used when they lie in the table's space, else the table's.
 
     workers: as many as ``resources.concurrent_trials`` by default, or 8. stragglers, failures: see ``Cluster``.
+    watch: called when a run begins, with its number, counted from 1.
     Raises DefinitionError, SearchError (no such table, or a component that cannot work on it), PlanError.
     """
     file = None if isinstance(experiment, Experiment) else Path(experiment)
@@ -204,6 +206,8 @@ def simulate(
     budget = Budget(trials=experiment.budget.trials, seconds=experiment.budget.time)
     runs = []
     for offset in range(seeds):
+        if watch is not None:
+            watch(offset + 1)
         seed = experiment.seed + offset
         search = build_search(experiment.search, space, derived_seed(seed, "search"), first)
         scheduler = _scheduler(experiment, max_steps, seed)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from raytuner.errors import SearchError
 from raytuner.search import (
@@ -200,3 +201,27 @@ def test_a_search_from_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
         build_search(OutsideOptions.model_validate({"type": "some_plug_in:Corner", "high": "so"}), SMALL, 0)
     with pytest.raises(ValidationError):
         OutsideOptions(type="no colon")
+
+
+def blas_threads() -> set[int]:
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+
+def test_a_proposal_is_computed_by_one_thread_and_leaves_the_rest_of_the_process_its_own() -> None:
+    seen = []
+
+    class Looking(Corner):
+        def _propose(self, rng: np.random.Generator, number: int) -> dict[str, Any] | None:
+            seen.append(blas_threads())
+            if number == 1:
+                raise RuntimeError("of its own")
+            return super()._propose(rng, number)
+
+    search = Looking(SMALL, seed=0, options=CornerOptions())
+    with threadpool_limits(2, user_api="blas"):
+        search.ask("1")
+        assert blas_threads() == {2}
+        with pytest.raises(RuntimeError, match="of its own"):
+            search.ask("2")
+        assert blas_threads() == {2}
+    assert seen == [{1}, {1}]

@@ -62,6 +62,12 @@ def test_the_command_tells_regret_against_budget(file: Path, capsys: pytest.Capt
     assert "workers in use" in shown
 
 
+def test_each_run_is_told_when_it_begins(file: Path) -> None:
+    told: list[int] = []
+    raytuner.simulate(file, "made/curves", seeds=3, overrides=("budget.trials=2",), watch=told.append)
+    assert told == [1, 2, 3]
+
+
 def test_more_workers_take_less_time(file: Path) -> None:
     one, many = (raytuner.simulate(file, "made/curves", workers=n, seeds=2) for n in (1, 16))
     assert np.median([r.seconds for r in one.runs]) > 3 * np.median([r.seconds for r in many.runs])
