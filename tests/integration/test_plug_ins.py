@@ -114,7 +114,7 @@ def test_wrong_options_are_refused_before_there_is_a_folder(tmp_path: Path) -> N
     wrong = "search={type: optuna, options: {n_ei_candidates: 0}}"
     running = raytuner(elsewhere, "run", "../code/mine.yaml", "--set", wrong)
     said = running.communicate(timeout=60)[0]
-    assert running.returncode == 1
+    assert running.returncode == 2
     assert "search.options: must be options of TPESampler" in said
     assert "Traceback" not in said
     assert not (tmp_path / "results").exists()
@@ -125,7 +125,7 @@ def test_one_that_cannot_be_used_is_refused_before_there_is_a_folder(tmp_path: P
     (tmp_path / "code/my_package/halves.py").write_text("class Halves:\n    pass\n")
     running = raytuner(elsewhere, "run", "../code/mine.yaml")
     said = running.communicate(timeout=60)[0]
-    assert running.returncode == 1
+    assert running.returncode == 2
     assert "search.type: must have its Options" in said
     assert "Traceback" not in said
     assert not (tmp_path / "results").exists()
