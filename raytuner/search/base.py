@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -117,8 +114,7 @@ class Search(ABC):
             config: Config | None = self.first[number]
             self.why = "given to begin with"
         else:
-            with _one_thread():
-                config = self._propose(np.random.default_rng([self.seed, number]), number)
+            config = self._propose(np.random.default_rng([self.seed, number]), number)
         if config is None:
             return None
         self.asked(trial_id, config)
@@ -233,20 +229,3 @@ class Search(ABC):
         if value is not None and (observation.status == "failed" or not math.isfinite(value)):
             rule = "a failed trial has no value" if observation.status == "failed" else "a value must be finite"
             raise SearchError(str(Problem(where, rule, repr(value), "tell it as failed, with value None")))
-
-
-def _one_thread() -> AbstractContextManager[Any]:
-    """One thread for linear algebra (BLAS). The matrices of a search are small: several threads would wait for one
-    another, take processors from trials that train here, and round differently where there are more of them.
-    """
-    limited: AbstractContextManager[Any] = _linear_algebra().limit(limits=1, user_api="blas")
-    return limited
-
-
-@cache
-def _linear_algebra() -> Any:
-    """The libraries, numpy's and scipy's; they are looked for once, which takes milliseconds."""
-    from threadpoolctl import ThreadpoolController
-
-    importlib.import_module("scipy.linalg")
-    return ThreadpoolController()

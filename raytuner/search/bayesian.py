@@ -23,6 +23,7 @@ from raytuner.search.encoding import Encoder
 from raytuner.search.fidelity import FidelityProcess, at_rungs
 from raytuner.search.ranking import best_and_others
 from raytuner.search.sobol import EVENLY, SobolPoints
+from raytuner.search.threads import one_thread
 from raytuner.space import Config, Space
 
 __all__ = ["BayesianOptions", "BayesianSearch"]
@@ -88,6 +89,7 @@ class BayesianSearch(Search):
         self._points.restart()
         self._rows.clear()
 
+    @one_thread()
     def _propose(self, rng: np.random.Generator, number: int) -> Config | None:
         here = {name: trial for name, trial in self.trials.items() if self._row(name, trial) is not None}
         measured = {name: trial for name, trial in here.items() if trial.values and trial.status != "failed"}

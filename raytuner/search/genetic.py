@@ -17,6 +17,7 @@ from raytuner.search.base import Search, Trial
 from raytuner.search.ranking import ranked
 from raytuner.search.sobol import EVENLY, SobolPoints
 from raytuner.search.surrogate import RankSurrogate
+from raytuner.search.threads import one_thread
 from raytuner.search.variation import Individual, Variation
 from raytuner.space import Config, Space, broken_rule
 
@@ -203,6 +204,7 @@ class GeneticSearch(Search):
             insort(earlier, rank)
         return math.exp(strength) / dims
 
+    @one_thread()
     def _most_promising(self, pool: _Pool, rng: np.random.Generator) -> Individual | None:
         """The best looking of several children and their children; None when none is valid and new."""
         wanted = int(rng.integers(1, self.settings.candidates, endpoint=True))

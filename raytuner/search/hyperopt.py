@@ -19,6 +19,7 @@ from raytuner.components import Options
 from raytuner.errors import SpaceError
 from raytuner.search.base import Search, Trial
 from raytuner.search.ranking import ranked_by_rung
+from raytuner.search.threads import one_thread
 from raytuner.space import Choice, Config, Space
 from raytuner.space.axes import Levels
 
@@ -123,6 +124,7 @@ class HyperOptSearch(Search):
         documents = [_document(tid, self._places[name], rank.get(name)) for tid, name in enumerate(record)]
         return documents, (good - 0.5) / math.sqrt(len(documents))
 
+    @one_thread()
     def _suggest(self, documents: list[dict[str, Any]], gamma: float, candidates: int, seed: int) -> Config:
         from hyperopt import tpe
 

@@ -207,21 +207,30 @@ def blas_threads() -> set[int]:
     return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
 
 
-def test_a_proposal_is_computed_by_one_thread_and_leaves_the_rest_of_the_process_its_own() -> None:
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("bayesian", "raytuner.search.bayesian.FidelityProcess"),
+        ("genetic", "raytuner.search.genetic.RankSurrogate"),
+        ("hyperopt", "hyperopt.tpe.suggest"),
+    ],
+)
+def test_a_model_is_computed_by_one_thread_and_leaves_the_rest_of_the_process_its_own(
+    name: str, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
 
-    class Looking(Corner):
-        def _propose(self, rng: np.random.Generator, number: int) -> dict[str, Any] | None:
-            seen.append(blas_threads())
-            if number == 1:
-                raise RuntimeError("of its own")
-            return super()._propose(rng, number)
+    def look(*_: object, **__: object) -> None:
+        seen.append(blas_threads())
+        raise RuntimeError("seen enough")
 
-    search = Looking(SMALL, seed=0, options=CornerOptions())
+    monkeypatch.setattr(model, look)
+    search = build_search(SEARCHES[name].Options(), NUMBERS, 0)
     with threadpool_limits(2, user_api="blas"):
-        search.ask("1")
+        with pytest.raises(RuntimeError, match="seen enough"):  # noqa: PT012 - whichever proposal is the first with a model
+            for number in range(40):
+                config = search.ask(str(number))
+                assert config is not None
+                search.tell(Observation(str(number), config, 1, float(number), "finished"))
         assert blas_threads() == {2}
-        with pytest.raises(RuntimeError, match="of its own"):
-            search.ask("2")
-        assert blas_threads() == {2}
-    assert seen == [{1}, {1}]
+    assert seen == [{1}]
